@@ -1,0 +1,191 @@
+"""Header tier: the nouns. What a checkpoint holds, told without reading a weight.
+
+`Extent`, `Storage` and `Param` are named tuples and not dataclasses: a checkpoint of 90,000 tensors makes
+270,000 of them, and a frozen dataclass costs four times as much to make.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from paramctl.dtypes import DType
+from paramctl.errors import FileError, nearest, shortened
+from paramctl.source import Source
+
+ParamKind = Literal["parameter", "buffer", "tensor"]
+
+
+class Extent(NamedTuple):
+    """Where bytes lie in a file."""
+
+    path: str
+    offset: int
+    nbytes: int
+
+
+class Storage(NamedTuple):
+    """Bytes that one or more tensors look at, as `torch.UntypedStorage`.
+
+    `data` holds bytes that are in memory: a definition that was built, or an array inside a pickle.
+    With neither `data` nor `extents` there are no bytes: a definition on the meta device.
+    """
+
+    key: str  # unique within its checkpoint
+    nbytes: int
+    extents: tuple[Extent, ...] = ()
+    data: memoryview | None = None
+    byteorder: Literal["little", "big"] = "little"
+    why_unreadable: str = ""  # where the bytes are there, and cannot be had as they are
+
+    @property
+    def is_meta(self) -> bool:
+        return not self.extents and self.data is None and not self.why_unreadable and self.nbytes > 0
+
+
+class Param(NamedTuple):
+    """A named tensor: a parameter, a buffer, or a tensor of which the file says no more."""
+
+    name: str  # fully qualified, as in `state_dict()`
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]  # elements
+    storage: Storage
+    storage_offset: int = 0  # elements
+    kind: ParamKind = "tensor"
+    requires_grad: bool | None = None  # None: the file does not say
+    cls: str = "Tensor"  # torch's class for it, without its module
+    declared: str = ""  # the metadata that declares this name an alias: "metadata", "config"
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.nbytes(self.numel)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First byte and the byte after the last, within the storage."""
+        low, high = reach(self.shape, self.stride)
+        if low == high:
+            return (0, 0)
+        per_block = self.dtype.block_numel
+        start, end = self.storage_offset + low, self.storage_offset + high
+        return (start // per_block * self.dtype.block_nbytes, self.dtype.nbytes(end))
+
+    @property
+    def is_contiguous(self) -> bool:
+        return self.stride == contiguous(self.shape) or is_dense_in_order(self.shape, self.stride)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a row-major tensor, as torch gives them (a dimension of 0 counts as 1)."""
+    if len(shape) == 1:
+        return (1,)
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def is_dense_in_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether the elements lie in row-major order without gaps; strides of dimensions of 1 do not matter."""
+    step = 1
+    for size, by in zip(reversed(shape), reversed(stride), strict=True):
+        if size == 0:
+            return True
+        if size != 1 and by != step:
+            return False
+        step *= size
+    return True
+
+
+def reach(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:
+    """Lowest element and the element after the highest, relative to the first; (0, 0) for an empty tensor."""
+    low = high = 0
+    for size, by in zip(shape, stride, strict=True):
+        if size == 0:
+            return (0, 0)
+        if by < 0:
+            low += (size - 1) * by
+        else:
+            high += (size - 1) * by
+    return (low, high + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of the tree. `type` is its class name, empty where the file does not know it."""
+
+    path: str
+    type: str = ""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    qualified: str = ""  # the class with its Python module: "torch.nn.modules.linear.Linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a source holds: named tensors in the source's order, the module tree, and everything that is no tensor."""
+
+    source: Source
+    format: str
+    params: Mapping[str, Param]
+    modules: Mapping[str, Module] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def knows_types(self) -> bool:
+        return any(module.type for module in self.modules.values())
+
+
+def at(checkpoint: Checkpoint, path: str) -> Checkpoint:
+    """The part of a nested checkpoint below `path`, with names as they are there.
+
+    Raises:
+        FileError: no tensor lies below `path`.
+    """
+    prefix = path + "."
+    params = {
+        name[len(prefix) :]: param._replace(name=name[len(prefix) :])
+        for name, param in checkpoint.params.items()
+        if name.startswith(prefix)
+    }
+    if not params:
+        close = nearest(path, branches(checkpoint.params))
+        raise FileError(
+            checkpoint.source.name,
+            f"no tensors at {shortened(path)!r}",
+            hint=f"tensors are at {', '.join(shortened(name) for name in close or branches(checkpoint.params)[:5])}",
+        )
+    modules = {
+        module.path[len(prefix) :] if module.path != path else "": module
+        for module in checkpoint.modules.values()
+        if module.path == path or module.path.startswith(prefix)
+    }
+    extras: Any = checkpoint.extras
+    for step in path.split("."):
+        extras = extras.get(step) if isinstance(extras, Mapping) else None
+    return replace(
+        checkpoint,
+        params=params,
+        modules={key: replace(module, path=key) for key, module in modules.items()},
+        extras=extras if isinstance(extras, Mapping) else {},
+    )
+
+
+def branches(names: Iterable[str]) -> list[str]:
+    """Every path that has a name below it, parents first."""
+    seen: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        if len(parts) > 100:
+            continue
+        for depth in range(1, len(parts)):
+            seen.setdefault(".".join(parts[:depth]))
+    return list(seen)

@@ -1,0 +1,62 @@
+"""Header tier: the element types of tensors, by torch's names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["float", "int", "uint", "bool", "complex", "quantized"]
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """How elements lie in bytes: `block_nbytes` bytes hold `block_numel` elements."""
+
+    name: str
+    kind: Kind
+    block_nbytes: int
+    block_numel: int = 1
+
+    def nbytes(self, numel: int) -> int:
+        """Bytes that `numel` elements take, a part of a block counted whole."""
+        return -(-numel // self.block_numel) * self.block_nbytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+DTYPES: dict[str, DType] = {
+    dtype.name: dtype
+    for dtype in (
+        DType("float64", "float", 8),
+        DType("float32", "float", 4),
+        DType("float16", "float", 2),
+        DType("bfloat16", "float", 2),
+        DType("float8_e4m3fn", "float", 1),
+        DType("float8_e4m3fnuz", "float", 1),
+        DType("float8_e5m2", "float", 1),
+        DType("float8_e5m2fnuz", "float", 1),
+        DType("float8_e8m0fnu", "float", 1),
+        DType("float4_e2m1fn", "float", 1, 2),
+        DType("float4_e2m1fn_x2", "float", 1),  # torch counts the pair as one element
+        DType("float6_e2m3fn", "float", 3, 4),
+        DType("float6_e3m2fn", "float", 3, 4),
+        DType("complex32", "complex", 4),
+        DType("complex64", "complex", 8),
+        DType("complex128", "complex", 16),
+        DType("int64", "int", 8),
+        DType("int32", "int", 4),
+        DType("int16", "int", 2),
+        DType("int8", "int", 1),
+        DType("uint64", "uint", 8),
+        DType("uint32", "uint", 4),
+        DType("uint16", "uint", 2),
+        DType("uint8", "uint", 1),
+        DType("bool", "bool", 1),
+        DType("qint32", "quantized", 4),
+        DType("qint8", "quantized", 1),
+        DType("quint8", "quantized", 1),
+        DType("quint4x2", "quantized", 1, 2),
+        DType("quint2x4", "quantized", 1, 4),
+    )
+}

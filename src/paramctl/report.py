@@ -1,0 +1,59 @@
+"""Header tier: what an operation found, before anything decides how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Unit = Literal["", "name", "names", "shape", "count", "bytes", "number", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: `key` is the JSON key and the header; `unit` says how a terminal may dress the raw value."""
+
+    key: str
+    unit: Unit = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A node of a folded tree.
+
+    `times` siblings that are alike were folded into this one, and `label` names them all (`layers.[0-31]`).
+    `numel` and `nbytes` count everything below, the folded siblings included.
+    """
+
+    label: str
+    type: str = ""
+    hyperparameters: str = ""
+    times: int = 1
+    numel: int = 0
+    nbytes: int = 0
+    tensors: int = 0
+    row: int | None = None  # the row of the report, for a leaf
+    children: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Rows of raw values under column keys, and totals over them.
+
+    Values are JSON's: bytes and counts are integers, shapes are lists, names are exact.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    totals: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    format: str = ""
+    metadata: Mapping[str, str] | None = None  # only where the command shows it
+    extras: Mapping[str, Any] | None = None
+    branch: Branch | None = None  # for the tree
+    notes: tuple[str, ...] = ()  # said on stderr, after the data
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """The rows as mappings."""
+        keys = [column.key for column in self.columns]
+        return [dict(zip(keys, row, strict=True)) for row in self.rows]

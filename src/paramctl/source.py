@@ -1,0 +1,230 @@
+"""Header tier: what a MODEL argument names, and where its bytes are."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import stat
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from paramctl.errors import FileError, ParamctlError, shortened
+
+NO_MODEL_HINT = (
+    "name a MODEL, set $PARAMCTL_MODEL, write `model = \"…\"` under [tool.paramctl] in pyproject.toml, or pipe a file in"
+)
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".npz", ".npy", ".tar", ".jit", ".pt2")
+_DEFINITION = re.compile(r"^(?P<file>.*\.py)(?::(?P<name>[A-Za-z_][\w.]*))?$")
+_IMPORTED = re.compile(r"^(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_][\w.]*)$")
+_spools: list[Any] = []  # standard input, kept open as long as the process may read it
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model's place. `name` is what the user wrote, for messages and the JSON `source`."""
+
+    name: str
+    kind: Literal["file", "folder", "definition"]
+    path: Path | None = None  # a file, a folder, or a definition's file
+    module: str = ""  # a definition that is imported
+    attribute: str = ""  # `net.py:attribute`
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def literals(arguments: Sequence[str]) -> dict[str, Any]:
+    """`["hidden=8", "act=relu"]` as `{"hidden": 8, "act": "relu"}`: Python literals, and else strings."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key.isidentifier():
+            raise ParamctlError(f"--arg {shortened(argument)!r}: not of the form name=value")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            values[key] = text
+    return values
+
+
+def is_model(word: str) -> bool:
+    """Whether a word reads as a MODEL: it exists, or has a model's form."""
+    if word == "-" or "://" in word or _DEFINITION.match(word) or _IMPORTED.match(word):
+        return True
+    try:
+        return os.path.lexists(word) or word.lower().endswith(_SUFFIXES)
+    except ValueError:  # a NUL byte
+        return False
+
+
+def default_model() -> str | None:
+    """`$PARAMCTL_MODEL`, else `[tool.paramctl] model` of the nearest pyproject.toml that has it, else a piped stdin."""
+    named = os.environ.get("PARAMCTL_MODEL")
+    if named:
+        return named
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        file = folder / "pyproject.toml"
+        if not file.is_file():
+            continue
+        try:
+            table = tomllib.loads(file.read_text("utf-8")).get("tool", {}).get("paramctl", {})
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise FileError(file, f"cannot be read: {error}") from error
+        model = table.get("model") if isinstance(table, dict) else None
+        if isinstance(model, str) and model:
+            relative = "://" not in model and not _IMPORTED.match(model) and not Path(model).is_absolute()
+            return os.path.relpath(folder / model) if relative else model
+        break
+    return "-" if _stdin_has_data() else None
+
+
+def _stdin_has_data() -> bool:
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def resolve(model: str | None, *, arguments: Sequence[str] = ()) -> Source:
+    """The source that MODEL names.
+
+    Raises:
+        ParamctlError: no MODEL, or nothing of that name.
+    """
+    word = model if model is not None else default_model()
+    if word is None:
+        raise ParamctlError("no MODEL was given", hint=NO_MODEL_HINT)
+    if word == "-":
+        return Source("-", "file", spool_stdin())
+    if "://" in word:
+        raise ParamctlError(f"{shortened(word)}: URLs are not read yet", hint="download it and name the file")
+    found = definition(word, literals(arguments))
+    if found is not None:
+        return found
+    if arguments:
+        raise ParamctlError(f"--arg goes with a definition, and {shortened(word)} is none")
+    return _on_disk(word)
+
+
+def definition(word: str, arguments: Mapping[str, Any]) -> Source | None:
+    """`net.py`, `net.py:build` or `package.module:name` as a source; None for any other word."""
+    match = _DEFINITION.match(word)
+    if match:
+        path = Path(match["file"])
+        if not path.is_file():
+            raise FileError(word, "no such file" if not path.exists() else "not a file")
+        return Source(word, "definition", path, attribute=match["name"] or "", arguments=arguments)
+    match = _IMPORTED.match(word)
+    if match and not os.path.lexists(word):
+        return Source(word, "definition", module=match["module"], attribute=match["name"], arguments=arguments)
+    return None
+
+
+def _on_disk(word: str) -> Source:
+    try:
+        mode = os.stat(word).st_mode  # noqa: PTH116 - the word as it was written
+    except FileNotFoundError:
+        raise FileError(word, "no such file") from None
+    except (OSError, ValueError) as error:
+        raise FileError(word, _reason(error)) from error
+    if stat.S_ISDIR(mode):
+        return Source(word, "folder", Path(word))
+    if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and word.startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/"))):
+        return Source(word, "file", _spool_pipe(word))
+    if not stat.S_ISREG(mode):
+        raise FileError(word, "not a regular file")
+    return Source(word, "file", Path(word))
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def spool_stdin() -> Path:
+    """Standard input as a file that can be read at any offset: itself where it is a file, else a copy on disk."""
+    if sys.stdin is None or os.isatty(0):
+        raise ParamctlError("MODEL is -, and standard input is a terminal", hint="pipe a checkpoint in: … | paramctl ls -")
+    if stat.S_ISREG(os.fstat(0).st_mode):
+        return Path("/dev/fd/0")
+    with open(0, "rb", closefd=False) as stdin:
+        return _spool(stdin, "-")
+
+
+def _spool_pipe(word: str) -> Path:
+    try:
+        with open(word, "rb") as pipe:  # noqa: PTH123
+            return _spool(pipe, word)
+    except OSError as error:
+        raise FileError(word, _reason(error)) from error
+
+
+def _spool(stream: Any, name: str) -> Path:
+    spool = tempfile.TemporaryFile(prefix="paramctl-")  # noqa: SIM115 - unlinked: nothing to clean up
+    try:
+        while chunk := stream.read(1 << 20):
+            spool.write(chunk)
+        spool.flush()
+    except OSError as error:
+        raise FileError(name, f"could not be kept in {tempfile.gettempdir()}: {_reason(error)}") from error
+    _spools.append(spool)
+    return Path(f"/dev/fd/{spool.fileno()}")
+
+
+class Reader:
+    """Reads of a file at offsets, by `pread`: no read goes beyond the end, and none is short."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name = source.name
+        if source.path is None:
+            raise FileError(source.name, "not a file")
+        self.path = str(source.path)
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(self._fd)
+        except OSError as error:
+            raise FileError(self.name, _reason(error)) from error
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise FileError(self.name, "not a regular file")
+        self.nbytes = status.st_size
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Exactly `nbytes` bytes at `offset`.
+
+        Raises:
+            FileError: the file ends before.
+        """
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
+            raise FileError(
+                self.name,
+                f"wants {nbytes:,} bytes at {offset:,}, the file has {self.nbytes:,}",
+                hint="the download may have been cut short",
+            )
+        pieces, end = [], offset + nbytes
+        while offset < end:
+            try:
+                piece = os.pread(self._fd, min(end - offset, 1 << 30), offset)
+            except OSError as error:
+                raise FileError(self.name, _reason(error)) from error
+            if not piece:
+                raise FileError(self.name, "the file became shorter while it was read")
+            pieces.append(piece)
+            offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def head(self, nbytes: int) -> bytes:
+        """The first bytes, as many as there are up to `nbytes`."""
+        return self.read(0, min(nbytes, self.nbytes))
