@@ -138,6 +138,7 @@ class Checkpoint:
     modules: Mapping[str, Module] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
+    live: Any = field(default=None, repr=False, compare=False)  # the torch module, where a definition was built
 
     @property
     def knows_types(self) -> bool:

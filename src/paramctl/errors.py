@@ -62,15 +62,19 @@ def shortened(text: str, width: int = 120) -> str:
 class ParamctlError(Exception):
     """A command that could not be done: what, where, and what would work.
 
-    Shown as `error: WHAT`, a blank line, `hint: HINT`: three lines at most.
+    Shown as `error: WHAT`, a blank line, `hint: HINT`; or, for malformed text, as `error: WHAT` and the two lines
+    of a `caret`. Three lines at most.
     """
 
-    def __init__(self, what: str, *, hint: str = "") -> None:
+    def __init__(self, what: str, *, hint: str = "", pointer: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.pointer = pointer
 
     def __str__(self) -> str:
+        if self.pointer:
+            return f"error: {self.what}\n{self.pointer}"
         return f"error: {self.what}" + (f"\n\nhint: {self.hint}" if self.hint else "")
 
 

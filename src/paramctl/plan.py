@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from paramctl.checkpoint import Param
 from paramctl.report import Column, Report
 
-Compute = Callable[[memoryview], None]
-"""Changes, in place, the writable bytes of `Change.after.span`; called once, in the order of the plan."""
+Compute = Callable[[memoryview], str]
+"""Changes, in place, the writable bytes of `Change.after.span`, and says what it did; called in the plan's order."""
 
 Action = Literal["init", "set", "keep"]
 
@@ -42,6 +42,20 @@ class Plan:
 
     changes: tuple[Change, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    begin: Callable[[], None] = lambda: None  # before the first change: the random generator's seed
+
+    def carried_out(self, run: Callable[[Change, Compute], str]) -> Plan:
+        """The plan with what each change did: `run` is called in order with every change that computes."""
+        self.begin()
+        changes = tuple(
+            replace(change, detail=_both(change.detail, run(change, change.compute))) if change.compute else change
+            for change in self.changes
+        )
+        return replace(self, changes=changes)
+
+
+def _both(detail: str, did: str) -> str:
+    return f"{detail}: {did}" if detail and did else detail or did
 
 
 def report(plan: Plan) -> Report:

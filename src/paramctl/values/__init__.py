@@ -1,0 +1,134 @@
+"""Values tier: the numbers of a tensor as a numpy array, by reading the bytes of its span and no others."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from paramctl.checkpoint import Param
+from paramctl.errors import FileError, ParamctlError, shortened
+
+Array = NDArray[Any]
+
+_NUMPY = {
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "float8_e8m0fnu": ml_dtypes.float8_e8m0fnu,
+    "qint8": np.int8,
+    "quint8": np.uint8,
+    "qint32": np.int32,
+}  # quantized: the integers that are stored
+_CHUNK = 1 << 20
+
+
+def numpy_dtype(param: Param) -> np.dtype[Any]:
+    """numpy's dtype for the elements of `param`, in its storage's byte order.
+
+    Raises:
+        ParamctlError: numpy has none.
+    """
+    name = param.dtype.name
+    if name == "complex32":
+        name = "float16"  # pairs, which `on` puts in a last axis
+    try:
+        found = np.dtype(_NUMPY.get(name, name))
+    except TypeError:
+        raise ParamctlError(f"{shortened(param.name)}: values of {name} are not read yet") from None
+    return found.newbyteorder(">") if param.storage.byteorder == "big" and found.itemsize > 1 else found
+
+
+def on(param: Param, span: Any) -> Array:
+    """The elements of `param` as a view of `span`, the bytes from `param.span[0]` to `param.span[1]`."""
+    dtype = numpy_dtype(param)
+    if not param.numel:
+        return np.zeros(param.shape, dtype)
+    flat = np.frombuffer(span, dtype)
+    itemsize = param.dtype.block_nbytes
+    first = param.storage_offset - param.span[0] // itemsize
+    shape, stride, pair = param.shape, tuple(by * itemsize for by in param.stride), 1
+    if param.dtype.name == "complex32":
+        shape, stride, pair = (*shape, 2), (*stride, 2), 2
+    return np.lib.stride_tricks.as_strided(flat[first * pair :], shape, stride, writeable=flat.flags.writeable)
+
+
+def array(param: Param) -> Array:
+    """The values of `param`, shaped and strided as it is.
+
+    Raises:
+        FileError: the bytes are not there, or cannot be had.
+    """
+    return on(param, span_bytes(param))
+
+
+def span_bytes(param: Param) -> Any:
+    """The bytes of the tensor's span; a view where they are in memory."""
+    start, end = param.span
+    storage = param.storage
+    if storage.data is not None:
+        return storage.data[start:end]
+    if end == start:
+        return b""
+    if storage.why_unreadable or not storage.extents:
+        raise ParamctlError(f"{shortened(param.name)}: {storage.why_unreadable or 'it has a shape, and no values'}")
+    buffer = bytearray(end - start)
+    extent = storage.extents[0]
+    try:
+        descriptor = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _fill(descriptor, memoryview(buffer), extent.offset + start, param)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FileError(extent.path, (error.strerror or str(error)).lower()) from error
+    return buffer
+
+
+def _fill(descriptor: int, into: memoryview, offset: int, param: Param) -> None:
+    while into:
+        got = os.preadv(descriptor, [into[: 1 << 30]], offset)
+        if not got:
+            raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
+        into, offset = into[got:], offset + got
+
+
+def nested(values: Array) -> Any:
+    """Lists of Python numbers, each exactly the element; complex ones as pairs."""
+    if values.dtype.kind == "c":
+        values = np.stack([values.real, values.imag], axis=-1)
+    elif values.dtype.kind not in "fiub":  # ml_dtypes have a kind of their own
+        values = values.astype(np.float32)
+    return values.tolist()
+
+
+def spread(values: Array) -> str:
+    """Mean and population standard deviation in a few digits, or the value where there is one: for a plan's detail."""
+    if values.size == 0:
+        return "empty"
+    if values.size == 1:
+        return _short(values.reshape(-1)[0])
+    if values.dtype.kind == "c":
+        values = np.abs(values)
+    if values.dtype.kind == "b":
+        return f"{int(values.sum())} of {values.size} true"
+    with np.errstate(all="ignore"):
+        mean = sum(float(chunk.sum()) for chunk in _chunks(values)) / values.size
+        variance = sum(float(np.square(chunk - mean).sum()) for chunk in _chunks(values)) / values.size
+    return f"mean {_short(mean)} std {_short(variance**0.5)}"
+
+
+def _chunks(values: Array) -> Any:
+    flat = values.reshape(-1) if values.flags.c_contiguous else values.flat
+    for start in range(0, values.size, _CHUNK):
+        yield np.asarray(flat[start : start + _CHUNK]).astype(np.float64)
+
+
+def _short(value: Any) -> str:
+    number = value.item() if isinstance(value, np.generic) else value
+    return f"{float(number):.4g}" if isinstance(number, (float, np.floating)) or hasattr(number, "is_integer") else str(number)

@@ -1,0 +1,129 @@
+"""Makes the files that the benches read, each only if it is missing.
+
+They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 1.1 GB:
+
+    small.{pt,safetensors}        the network of models/mlp.py
+    gpt-508mb.{pt,safetensors}    a bfloat16 GPT of 254,053,376 parameters, lm_head tied to wte
+    moe-90k.{pt,safetensors}      90,000 tensors of two or four elements, named as a mixture of experts
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors.torch import save_file, save_model
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("PARAMCTL_BENCH_DATA", ROOT / "bench" / "data"))
+
+GPT_NUMEL = 254_053_376
+MOE_TENSORS = 90_000
+MOE_LAYERS, MOE_DENSE_LAYERS, MOE_EXPERTS = 61, 3, 512
+
+
+def definition(name: str) -> ModuleType:
+    """The module in `models/NAME.py`."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "models" / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(ROOT / "models" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return definition("mlp").net()
+
+
+def gpt() -> nn.Module:
+    """Every parameter random, norms and biases too, so that no two tensors are alike by chance."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    model = definition("gpt").model(vocab_size=50257, context=1024, width=1024, layers=16, heads=16)
+    torch.set_default_dtype(torch.float32)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    numel = sum(parameter.numel() for parameter in model.parameters())
+    if numel != GPT_NUMEL:
+        raise ValueError(f"models/gpt.py has {numel:,} parameters, not {GPT_NUMEL:,}")
+    return model
+
+
+def moe_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "model.embed_tokens.weight", (2, 2)
+    for layer in range(MOE_LAYERS):
+        yield from ((f"model.layers.{layer}.{name}", shape) for name, shape in moe_layer_shapes(layer))
+    yield "model.norm.weight", (2,)
+    yield "lm_head.weight", (2, 2)
+
+
+def moe_layer_shapes(layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The first layers have a plain feed-forward, the others a router, a shared expert and 512 more."""
+    yield "input_layernorm.weight", (2,)
+    for projection in "qkvo":
+        yield f"self_attn.{projection}_proj.weight", (2, 2)
+        yield f"self_attn.{projection}_proj.bias", (2,)
+    yield "post_attention_layernorm.weight", (2,)
+    if layer < MOE_DENSE_LAYERS:
+        yield from feed_forward_shapes("mlp")
+        return
+    yield "mlp.gate.weight", (2, 2)
+    yield "mlp.gate.e_score_correction_bias", (2,)
+    yield from feed_forward_shapes("mlp.shared_experts")
+    for expert in range(MOE_EXPERTS):
+        yield from feed_forward_shapes(f"mlp.experts.{expert}")
+
+
+def feed_forward_shapes(path: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for projection in ("gate", "up", "down"):
+        yield f"{path}.{projection}_proj.weight", (2, 2)
+
+
+def moe() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    tensors = {name: torch.randn(shape).to(torch.bfloat16) for name, shape in moe_shapes()}
+    if len(tensors) != MOE_TENSORS:
+        raise ValueError(f"{len(tensors):,} tensors, not {MOE_TENSORS:,}")
+    return tensors
+
+
+def save_state_dict(model: nn.Module, path: Path) -> None:
+    """Tied names share one storage in the file, as they do in the model."""
+    torch.save(model.state_dict(), path)
+
+
+def save_with_aliases(model: nn.Module, path: Path) -> None:
+    """Of tied names one is kept; the other goes into `__metadata__`."""
+    save_model(model, str(path), metadata={"format": "pt"})
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "small.pt": lambda path: save_state_dict(small(), path),
+    "small.safetensors": lambda path: save_with_aliases(small(), path),
+    "gpt-508mb.pt": lambda path: save_state_dict(gpt(), path),
+    "gpt-508mb.safetensors": lambda path: save_with_aliases(gpt(), path),
+    "moe-90k.pt": lambda path: torch.save(moe(), path),
+    "moe-90k.safetensors": lambda path: save_file(moe(), path, metadata={"format": "pt"}),
+}
+
+
+def make(name: str) -> None:
+    """Write beside the target and rename: an interrupted run leaves no half file to be taken for whole."""
+    target = DATA / name
+    if target.exists():
+        return
+    partial = target.with_name(f"partial-{name}")
+    FILES[name](partial)
+    partial.replace(target)
+    print(f"{target}: {target.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    DATA.mkdir(parents=True, exist_ok=True)
+    for file_name in FILES:
+        make(file_name)

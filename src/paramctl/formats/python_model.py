@@ -1,0 +1,133 @@
+"""Torch tier: a model's Python definition, built to be looked at or to be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paramctl import modules
+from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage
+from paramctl.dtypes import DTYPES
+from paramctl.errors import ParamctlError, shortened
+from paramctl.formats import safetensors_writer, whole
+from paramctl.source import Source
+
+NAME = "python"
+
+
+def read(source: Source, *, values: bool = False, seed: int | None = None) -> Checkpoint:
+    """The module that `source` defines.
+
+    It is built on the meta device, which costs no memory, unless its values are asked for or it cannot be built so.
+
+    Raises:
+        ParamctlError: its code raised, or made no module.
+    """
+    if not values:
+        try:
+            return described(modules.build(source, device="meta"), source)
+        except ParamctlError:
+            pass  # its code looks at values while it builds: then really, which says what is wrong if anything is
+    return described(modules.build(source, device="cpu", seed=seed), source)
+
+
+def described(module: nn.Module, source: Source) -> Checkpoint:
+    """Parameters, buffers and tensors under the names of `state_dict()`, shared storages known by their identity."""
+    storages: dict[Any, Storage] = {}
+    params: dict[str, Param] = {}
+    paths: dict[str, Module] = {}
+    for path, child in module.named_modules(remove_duplicate=False):
+        paths[path] = Module(path, type(child).__name__, _hyperparameters(child), _qualified(type(child)))
+        for name, kind, tensor in _tensors(child):
+            full = f"{path}.{name}" if path else name
+            params[full] = _param(full, kind, tensor, storages)
+    return Checkpoint(source, NAME, params, paths, live=module)
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, ParamKind, torch.Tensor]]:
+    found: list[tuple[str, ParamKind, torch.Tensor]] = []
+    found += [(name, "parameter", p) for name, p in module._parameters.items() if p is not None]  # noqa: SLF001
+    found += [(name, "buffer", b) for name, b in module._buffers.items() if b is not None]  # noqa: SLF001
+    plain = [(name, value) for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    return found + [(name, "tensor", value) for name, value in plain if not name.startswith("_")]
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _hyperparameters(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return len(value) <= 8 and all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _param(name: str, kind: ParamKind, tensor: torch.Tensor, storages: dict[Any, Storage]) -> Param:
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise ParamctlError(
+            f"{shortened(name)}: a lazy parameter, whose shape is known after a forward pass",
+            hint="run a batch through the model in the definition before it is returned",
+        )
+    dtype = DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+    if dtype is None or tensor.layout != torch.strided:
+        raise ParamctlError(f"{shortened(name)}: a tensor of {tensor.dtype} and {tensor.layout} is not read yet")
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    held = tensor.untyped_storage()
+    identity = held._cdata  # noqa: SLF001 - torch's own identity of a storage
+    if identity not in storages:
+        data = None if tensor.is_meta or not held.nbytes() else memoryview(_bytes(held).numpy())
+        storages[identity] = Storage(str(len(storages)), held.nbytes(), (), data)
+    return Param(
+        name,
+        dtype,
+        tuple(tensor.shape),
+        tuple(tensor.stride()),
+        storages[identity],
+        tensor.storage_offset(),
+        kind,
+        tensor.requires_grad,
+        type(tensor).__name__,
+    )
+
+
+def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload, no-any-return]
+
+
+def write(checkpoint: Checkpoint, target: str) -> None:
+    """The built module's state dict: as safetensors where `target` says so by its suffix, else as a torch zip.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    nbytes = sum({param.storage.key: param.storage.nbytes for param in checkpoint.params.values()}.values())
+    if Path(target).suffix.lower() == ".safetensors":
+        named = set(checkpoint.live.state_dict())
+        params = [param for param in checkpoint.params.values() if param.name in named]
+        with whole.replacing(target, nbytes=nbytes) as file:
+            safetensors_writer.write(file, params, _row_major, {"format": "pt"})
+        return
+    with whole.replacing(target, nbytes=nbytes) as file:
+        torch.save(checkpoint.live.state_dict(), file)
+
+
+def _row_major(param: Param) -> Any:
+    if not param.numel or param.storage.data is None:
+        return b""
+    start, end = param.span
+    tensor = modules.tensor_on(param, param.storage.data[start:end])
+    return memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1)) if param.shape else bytes(
+        param.storage.data[start:end]
+    )

@@ -1,0 +1,442 @@
+"""Torch tier: named and custom initializers, and the little language that names them.
+
+    scheme   = name [ "(" arguments ")" ]
+    name     = one of INITIALIZERS or its aliases | "default" | file.py:function | package.module:function
+    argument = [ word "=" ] (Python literal | bare word | "inf" | "nan")
+
+Arguments are parsed and never evaluated. A custom function's file is run: the user named code.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import json
+import math
+import re
+import typing
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from paramctl import custom
+from paramctl.dtypes import DTYPES
+from paramctl.errors import InitError, caret, nearest, shortened
+from paramctl.report import Column
+
+Fill = Callable[..., object]  # in place on a tensor, or on a module
+Cannot = Callable[..., str]  # (shape, dtype name, **arguments) → "" or why it cannot work there
+
+COLUMNS = (Column("name", "name"), Column("aliases", "names"), Column("arguments"), Column("law"))
+_LIST = "`paramctl init --list` lists them all"
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # torch's
+_PROBE_SHAPES = {"dirac": (0, 1, 1)}  # any number of groups divides 0
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """A named scheme; `function` fills a tensor in place, as its namesake in torch.nn.init."""
+
+    name: str
+    aliases: tuple[str, ...]
+    law: str
+    function: Fill
+    cannot: Cannot
+
+    @property
+    def parameters(self) -> tuple[inspect.Parameter, ...]:
+        """The arguments after the tensor, without `generator`."""
+        after = tuple(inspect.signature(self.function).parameters.values())[1:]
+        return tuple(parameter for parameter in after if parameter.name != "generator")
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """An initializer with its arguments. `text` is canonical: what is equal to a default is left out."""
+
+    text: str
+    of: Literal["tensor", "module", "default"]
+    function: Fill
+    arguments: Mapping[str, object]
+    cannot: Cannot
+    law: str
+
+    def __call__(self, target: Tensor | nn.Module) -> None:
+        """Fill a tensor, or initialize a module, in place; a tensor without elements is left alone.
+
+        Raises:
+            InitError: it cannot work on this tensor, or torch or the custom function refuses.
+        """
+        if isinstance(target, Tensor):
+            if target.numel() == 0:
+                return
+            if why := self.cannot(tuple(target.shape), _dtype_name(target)):
+                raise InitError(f"{shortened(self.text)}: {why}")
+        try:
+            with torch.no_grad():
+                self.function(target, **self.arguments)
+        except _REFUSALS as error:
+            raise InitError(f"{shortened(self.text)}: {_message(error)}") from error
+
+
+INITIALIZERS: dict[str, Initializer] = {}
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def initializer(name: str, *aliases: str, law: str, cannot: Cannot) -> Callable[[Fill], Fill]:
+    """Register a function that fills a tensor in place.
+
+    Where torch does not implement it for a dtype (random float8, QR in float16), it works in float32
+    from the same random state and its result is rounded.
+    """
+
+    def register(function: Fill) -> Fill:
+        @functools.wraps(function)
+        def fill(tensor: Tensor, *args: object, **kwargs: object) -> None:
+            state = torch.get_rng_state()
+            try:
+                function(tensor, *args, **kwargs)
+            except NotImplementedError:
+                if cannot(tuple(tensor.shape), _dtype_name(tensor)):
+                    raise
+                torch.set_rng_state(state)
+                dtype = torch.complex64 if tensor.is_complex() else torch.float32
+                wide = torch.empty(tensor.shape, dtype=dtype)
+                function(wide, *args, **kwargs)
+                tensor.copy_(wide)
+
+        INITIALIZERS[name] = Initializer(name, aliases, law, fill, cannot)
+        return fill
+
+    return register
+
+
+def _cannot_hold(dtype: str, *values: complex) -> str:
+    """Integers, bools and powers of two must hold a value exactly, floats may round it but not overflow."""
+    torch_dtype = getattr(torch, dtype, None)
+    known = DTYPES.get(dtype)
+    if not isinstance(torch_dtype, torch.dtype) or known is None or known.kind == "quantized":
+        return f"torch cannot fill {dtype}"
+    exact = known.kind not in {"float", "complex"} or dtype == "float8_e8m0fnu"
+    for value in values:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "ComplexHalf support is experimental"
+                held = torch.empty((), dtype=torch_dtype).fill_(value).item()
+        except NotImplementedError:  # float4_e2m1fn_x2
+            return f"torch cannot fill {dtype}"
+        except (OverflowError, RuntimeError):
+            return f"{dtype} cannot hold {value}"
+        same = exact or value in {math.inf, -math.inf}
+        if held != value if same else _is_finite(held) != _is_finite(value):
+            return f"{dtype} cannot hold {value}"
+    return ""
+
+
+def _is_finite(value: complex) -> bool:
+    return math.isfinite(value.real) and math.isfinite(value.imag)
+
+
+def _cannot_draw(_shape: tuple[int, ...], dtype: str, *, real: bool = False, **_: object) -> str:
+    kinds = {"float"} if real else {"float", "complex"}
+    if dtype not in DTYPES or DTYPES[dtype].kind not in kinds:
+        return f"needs a {'real ' if real else ''}floating-point type; this is {dtype}"
+    return _cannot_hold(dtype, 0, -1)  # float8_e8m0fnu has neither
+
+
+def _cannot_place(_shape: tuple[int, ...], dtype: str, **_: object) -> str:
+    return _cannot_hold(dtype, 0, 1)
+
+
+def _cannot_fill(_shape: tuple[int, ...], dtype: str, *, val: complex = 0, **_: object) -> str:
+    return _cannot_hold(dtype, val)
+
+
+def _cannot_dirac(shape: tuple[int, ...], dtype: str, *, groups: int = 1, **_: object) -> str:
+    if shape[0] % groups:
+        return f"needs a first dimension that {groups} groups divide; this is {shape[0]}"
+    return _cannot_hold(dtype, 0, 1)
+
+
+def _shaped(low: int, high: float, words: str, cannot: Cannot) -> Cannot:
+    """`cannot`, once there are `low` to `high` dimensions, which `words` say."""
+
+    def cannot_shaped(shape: tuple[int, ...], dtype: str, **arguments: object) -> str:
+        if not low <= len(shape) <= high:
+            return f"needs {words}; this has {len(shape)}"
+        return cannot(shape, dtype, **arguments)
+
+    return cannot_shaped
+
+
+_cannot_draw_real = functools.partial(_cannot_draw, real=True)
+_cannot_fan = _shaped(2, math.inf, "two dimensions or more for its fans", _cannot_draw)
+_cannot_orthogonal = _shaped(2, math.inf, "two dimensions or more", _cannot_draw_real)
+_cannot_sparse = _shaped(2, 2, "two dimensions", _cannot_draw)
+_cannot_eye = _shaped(2, 2, "two dimensions", _cannot_place)
+_cannot_dirac_shaped = _shaped(3, 5, "three to five dimensions", _cannot_dirac)
+
+_init = nn.init
+initializer("uniform", law="U(a, b)", cannot=_cannot_draw)(_init.uniform_)
+initializer("normal", "gaussian", law="N(mean, std²)", cannot=_cannot_draw)(_init.normal_)
+
+
+@initializer(
+    "trunc_normal", "trunc", "truncated_normal", law="N(mean, std²), drawn again until within [a, b]",
+    cannot=_cannot_draw_real,
+)  # fmt: skip
+@functools.wraps(_init.trunc_normal_)
+def _trunc_normal(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
+) -> None:
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0 and a <= b):
+        raise ValueError("mean must be finite, std finite and more than 0, and a at most b")
+    outside = max(a - mean, mean - b)
+    # torch draws from U(a, b) until one in (b - a) · outside / std² is accepted, and would go on for ever
+    if outside > 30 * std or (outside > std / 2 and std * std < 1e-4 * outside * (b - a)):
+        raise ValueError("[a, b] is too far from the mean: next to none of N(mean, std²) lies there")
+    _init.trunc_normal_(tensor, mean, std, a, b)
+
+
+initializer("constant", "const", "fill", law="val", cannot=_cannot_fill)(_init.constant_)
+initializer("ones", "one", law="1", cannot=functools.partial(_cannot_fill, val=1))(_init.ones_)
+initializer("zeros", "zero", law="0", cannot=_cannot_fill)(_init.zeros_)
+initializer("eye", "identity", law="1 on the diagonal, 0 elsewhere", cannot=_cannot_eye)(_init.eye_)
+
+
+@initializer(
+    "dirac",
+    law="1 at the kernel's centre from channel i to i of each group, else 0",
+    cannot=_cannot_dirac_shaped,
+)
+@functools.wraps(_init.dirac_)
+def _dirac(tensor: Tensor, groups: int = 1) -> None:
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups is a whole number from 1, not {groups}")
+    if tensor.numel():
+        _init.dirac_(tensor, groups)
+
+
+initializer(
+    "xavier_uniform", "xavier", "glorot", "glorot_uniform",
+    law="U(-a, a), a = gain · sqrt(6 / (fan_in + fan_out))", cannot=_cannot_fan,
+)(_init.xavier_uniform_)  # fmt: skip
+initializer(
+    "xavier_normal", "glorot_normal",
+    law="N(0, std²), std = gain · sqrt(2 / (fan_in + fan_out))", cannot=_cannot_fan,
+)(_init.xavier_normal_)  # fmt: skip
+initializer(
+    "kaiming_uniform", "kaiming", "he", "he_uniform",
+    law="U(-bound, bound), bound = gain(nonlinearity, a) · sqrt(3 / fan)", cannot=_cannot_fan,
+)(_init.kaiming_uniform_)  # fmt: skip
+initializer(
+    "kaiming_normal", "he_normal",
+    law="N(0, std²), std = gain(nonlinearity, a) / sqrt(fan)", cannot=_cannot_fan,
+)(_init.kaiming_normal_)  # fmt: skip
+
+
+@initializer("orthogonal", "ortho", law="gain · Q of a random normal matrix's QR", cannot=_cannot_orthogonal)
+@functools.wraps(_init.orthogonal_)
+def _orthogonal(tensor: Tensor, gain: float = 1) -> None:
+    if tensor.ndim == 2 or tensor.is_contiguous():
+        _init.orthogonal_(tensor, gain)
+    else:  # torch cannot view every other layout as a matrix
+        dense = torch.empty(tensor.shape, dtype=tensor.dtype)
+        _init.orthogonal_(dense, gain)
+        tensor.copy_(dense)
+
+
+@initializer("sparse", law="N(0, std²), a fraction `sparsity` of each column set to 0", cannot=_cannot_sparse)
+@functools.wraps(_init.sparse_)
+def _sparse(tensor: Tensor, sparsity: float, std: float = 0.01) -> None:
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity is a fraction from 0 to 1, not {sparsity}")
+    _init.sparse_(tensor, sparsity, std)
+
+
+def _reset(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+
+
+def _cannot_never(_shape: tuple[int, ...], _dtype: str) -> str:
+    return ""
+
+
+DEFAULT = Scheme("default", "default", _reset, {}, _cannot_never, "each module's own reset_parameters()")
+
+
+def rows() -> tuple[tuple[Any, ...], ...]:
+    """One row for each scheme, for `init --list`."""
+    named = (
+        (one.name, list(one.aliases), ", ".join(map(_shown, one.parameters)), one.law)
+        for one in INITIALIZERS.values()
+    )
+    return (*named, (DEFAULT.text, [], "", DEFAULT.law))
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    return shortened(str(parameter.replace(annotation=inspect.Parameter.empty)), 60)
+
+
+def _message(error: BaseException) -> str:
+    """The first line of what an exception says, safe to show."""
+    lines = str(error).strip().splitlines()
+    return shortened(lines[0] if lines else type(error).__name__, 240)
+
+
+def parse(text: str) -> Scheme:
+    """The scheme that `text` names.
+
+    Raises:
+        InitError: it is malformed or unknown, or its arguments cannot work.
+    """
+    text = " ".join(text.splitlines()).strip()
+    if match := re.match(r"([A-Za-z_]\w*)\s*(?=\(|$)", text):
+        return _named(match[1], *_arguments(text, match.end()))
+    if match := re.match(r"(.+?\.py|[A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(?=\(|$)", text):
+        return _custom(match[1], match[2], *_arguments(text, match.end()))
+    if text.endswith((".py", ".py:")):
+        file = shortened(text.removesuffix(":"))
+        raise InitError(f"{file}: names no function", hint=f"write {file}:FUNCTION")
+    raise InitError(
+        f"not a scheme: '{shortened(text)}'", hint=f"write NAME, NAME(arg=value) or file.py:function; {_LIST}"
+    )
+
+
+def _arguments(text: str, start: int) -> tuple[list[object], dict[str, object]]:
+    """Positional and named literals of the call that begins at `start`."""
+    source = "f" + (text[start:] or "()")
+
+    def malformed(why: str, column: int) -> InitError:
+        return InitError(f"{why}\n{caret(text, min(max(start + column - 1, 0), len(text)))}")
+
+    def value(node: ast.expr) -> object:
+        try:
+            return _literal(node)
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            column = len(source.encode()[: node.col_offset].decode())
+            raise malformed(
+                "not a literal (a number, a string, True, False, None or a tuple)", column
+            ) from None
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "invalid escape sequence"
+            call = ast.parse(source, mode="eval").body
+    except SyntaxError as error:
+        raise malformed(error.msg, (error.offset or 1) - 1) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise malformed("not a list of arguments", 1) from None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise malformed("a scheme ends with its arguments", 1)
+    named = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise malformed("`**` is not taken here", len(source.encode()[: keyword.col_offset].decode()))
+        if keyword.arg in named:
+            column = len(source.encode()[: keyword.col_offset].decode())
+            raise malformed(f"{keyword.arg} is given twice", column)
+        named[keyword.arg] = value(keyword.value)
+    return [value(node) for node in call.args], named
+
+
+def _literal(node: ast.expr) -> object:
+    if isinstance(node, ast.Name):
+        return {"inf": math.inf, "nan": math.nan}.get(node.id, node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
+        return -float(node.operand.id)
+    return ast.literal_eval(node)
+
+
+def _named(name: str, args: list[object], kwargs: dict[str, object]) -> Scheme:
+    plain = name.lower().removesuffix("_")
+    if plain == "default":
+        _bind("default", (), args, kwargs)
+        return DEFAULT
+    names = {alias: one for one in INITIALIZERS.values() for alias in (one.name, *one.aliases)}
+    if plain not in names:
+        close = nearest(plain, [*names, "default"])
+        hint = f"did you mean {', '.join(close)}? {_LIST}" if close else _LIST
+        raise InitError(f"no scheme '{shortened(name)}'", hint=hint)
+    one = names[plain]
+    arguments = _bind(one.name, one.parameters, args, kwargs)
+    _probe(one, arguments)
+    defaults = {parameter.name: parameter.default for parameter in one.parameters}
+    told = {key: value for key, value in arguments.items() if value != defaults[key]}
+    cannot = functools.partial(one.cannot, **arguments)
+    return Scheme(_written(one.name, told), "tensor", one.function, arguments, cannot, one.law)
+
+
+def _probe(one: Initializer, arguments: Mapping[str, object]) -> None:
+    """Refuse what torch would refuse, by a try on a tiny tensor that leaves the random state as it was."""
+    hint = f"it takes {', '.join(map(_shown, one.parameters))}"
+    options = {parameter.name: typing.get_args(parameter.annotation) for parameter in one.parameters}
+    for parameter in one.parameters:
+        value = arguments.get(parameter.name, parameter.default)
+        if parameter.annotation in {int, float} and not isinstance(value, int | float | complex):
+            raise InitError(
+                f"{one.name}: {parameter.name} is a number, not {_literal_text(value)}", hint=hint
+            )
+    wide = (
+        torch.complex128 if any(isinstance(value, complex) for value in arguments.values()) else torch.float64
+    )
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one.function(torch.empty(_PROBE_SHAPES.get(one.name, (2, 2)), dtype=wide), **arguments)
+    except _REFUSALS as error:
+        for key, value in arguments.items():
+            if options[key] and value not in options[key]:
+                what = f"{one.name}: {key} is one of {', '.join(options[key])}, not {_literal_text(value)}"
+                raise InitError(what) from error
+        raise InitError(
+            f"{shortened(_written(one.name, arguments))}: {_message(error)}", hint=hint
+        ) from error
+
+
+def _bind(
+    name: str, parameters: Sequence[inspect.Parameter], args: list[object], kwargs: dict[str, object]
+) -> dict[str, object]:
+    """Arguments by name, in the function's order."""
+    named = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_POSITIONAL]
+    rest = [parameter.name for parameter in named if parameter.kind is inspect.Parameter.VAR_KEYWORD]
+    hint = f"it takes {', '.join(map(_shown, named)) or 'no arguments'}"
+    unknown = [] if rest else [key for key in kwargs if key not in {parameter.name for parameter in named}]
+    if unknown:
+        raise InitError(f"{name}: no argument '{shortened(unknown[0])}'", hint=hint)
+    needed = [one.name for one in named if one.default is one.empty and one.name not in {*rest, *kwargs}]
+    if not rest and not args and needed:
+        raise InitError(f"{name}: needs {', '.join(needed)}", hint=hint)
+    try:
+        bound = inspect.Signature(named).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise InitError(f"{name}: {_message(error)}", hint=hint) from None
+    more = bound.pop(rest[0], {}) if rest else {}
+    return {**bound, **more}
+
+
+def _written(head: str, arguments: Mapping[str, object]) -> str:
+    inside = ", ".join(f"{key}={_literal_text(value)}" for key, value in arguments.items())
+    return f"{head}({inside})" if inside else head
+
+
+def _literal_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _custom(where: str, name: str, args: list[object], kwargs: dict[str, object]) -> Scheme:
+    head = f"{where}:{name}"
+    of, function, parameters = custom.load(where, name)
+    arguments = _bind(shortened(head), parameters, args, kwargs)
+    law = (inspect.getdoc(function) or "").partition("\n")[0]
+    return Scheme(_written(head, arguments), of, function, arguments, _cannot_never, law)

@@ -1,0 +1,154 @@
+"""Torch tier: live modules. Built from a definition, or put together again from what a pickle tells of one."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from paramctl import usercode
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.errors import ParamctlError, shortened
+from paramctl.source import Source
+
+DEFAULT_NAMES = ("net", "model", "build")
+
+
+def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
+    """The module that a definition makes, with the default device set to `device` while it does.
+
+    Args:
+        source: a definition.
+        device: "meta" for shapes without values, or "cpu".
+        seed: for `torch.manual_seed`, before the definition's code runs.
+
+    Raises:
+        ParamctlError: the code raised, or what it made is no module.
+    """
+    if seed is not None:
+        torch.manual_seed(seed)
+    with torch.device(device):
+        loaded = usercode.load(source.path) if source.path else usercode.imported(source.module)
+        made = _named(loaded, source)
+        if isinstance(made, nn.Module):
+            if source.arguments:
+                raise ParamctlError(f"{shortened(source.name)}: it is a module already, and takes no --arg")
+            return made
+        if not callable(made):
+            raise ParamctlError(f"{shortened(source.name)}: {type(made).__name__} is no module and makes none")
+        hint = "give its arguments as --arg name=value" if _lacks_arguments(made, source.arguments) else ""
+        with usercode.running(source.name, hint=hint):
+            made = made(**source.arguments)
+    if not isinstance(made, nn.Module):
+        raise ParamctlError(f"{shortened(source.name)}: it made a {type(made).__name__}, and not a torch.nn.Module")
+    return made
+
+
+def _lacks_arguments(function: Any, arguments: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError:
+        return True
+    except ValueError:
+        return False
+    return False
+
+
+def _named(loaded: Any, source: Source) -> Any:
+    if source.attribute:
+        return usercode.attribute(loaded, source.attribute, source.name)
+    for name in DEFAULT_NAMES:
+        if hasattr(loaded, name):
+            return getattr(loaded, name)
+    classes = [n for n, v in vars(loaded).items() if isinstance(v, type) and issubclass(v, nn.Module)]
+    own = [name for name in classes if getattr(loaded, name).__module__ == loaded.__name__]
+    raise ParamctlError(
+        f"{shortened(source.name)}: it has no {', '.join(DEFAULT_NAMES[:-1])} or {DEFAULT_NAMES[-1]}",
+        hint=f"name what to build: {source.name}:{(own or ['NAME'])[0]}",
+    )
+
+
+def tensor_on(param: Param, span: Any) -> torch.Tensor:
+    """The elements of `param` as a tensor that shares the writable bytes `span`, those of `param.span`.
+
+    Raises:
+        ParamctlError: torch has no such dtype, or the bytes are in the other byte order.
+    """
+    dtype = getattr(torch, param.dtype.name, None)
+    if not isinstance(dtype, torch.dtype) or param.dtype.kind == "quantized":
+        raise ParamctlError(f"{shortened(param.name)}: torch makes no {param.dtype.name} of bytes")
+    if param.storage.byteorder == "big" and param.dtype.block_nbytes > 1:
+        raise ParamctlError(f"{shortened(param.name)}: its bytes are big-endian; --scheme works on little-endian files")
+    if not param.numel:
+        return torch.empty(param.shape, dtype=dtype)
+    flat = torch.frombuffer(span, dtype=dtype)
+    first = param.storage_offset - param.span[0] // param.dtype.block_nbytes
+    return flat.as_strided(param.shape, param.stride, first)
+
+
+def shell(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Modules of the classes that a pickle names, around `tensors`, without running a byte of the file's.
+
+    torch's own layers are made of their class, with their hyperparameters; any other class is a plain
+    `torch.nn.Module` under its name. So `type(m) is nn.Linear` holds, and `m.weight` is there.
+
+    Raises:
+        ParamctlError: the checkpoint knows no classes.
+    """
+    if not checkpoint.knows_types:
+        raise ParamctlError(
+            f"{shortened(checkpoint.source.name)}: a state dict knows no classes, and this works on modules",
+            hint="give the definition of its model with --model: --model net.py:Net",
+        )
+    made: dict[str, nn.Module] = {}
+    for path, module in checkpoint.modules.items():
+        if module.type:
+            made[path] = _instance(module.qualified, module.type, module.hyperparameters)
+    for name, tensor in tensors.items():
+        path, _, last = name.rpartition(".")
+        if path in made:
+            _put(made[path], last, tensor, checkpoint.params[name])
+    for path, module in made.items():
+        parent, _, last = path.rpartition(".")
+        if path and parent in made:
+            made[parent]._modules[last] = module  # noqa: SLF001 - add_module refuses names that a file may hold
+    roots = [module for path, module in made.items() if not path or path.rpartition(".")[0] not in made]
+    if len(roots) == 1 and "" in made:
+        return roots[0]
+    top = nn.Module()
+    for path, module in made.items():
+        if module in roots:
+            top._modules[path] = module  # noqa: SLF001
+    return top
+
+
+def _instance(qualified: str, short: str, hyperparameters: Mapping[str, Any]) -> nn.Module:
+    cls: Any = nn.Module
+    if qualified.startswith("torch.nn."):
+        found = getattr(nn, short, None)
+        if isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.{short}" == qualified:
+            cls = found
+    if cls is nn.Module:
+        cls = type(short, (nn.Module,), {})
+    module = cls.__new__(cls)
+    nn.Module.__init__(module)
+    for key, value in hyperparameters.items():
+        with contextlib.suppress(AttributeError, TypeError):
+            object.__setattr__(module, key, tuple(value) if isinstance(value, list) else value)
+    return module  # type: ignore[no-any-return]
+
+
+def _put(module: nn.Module, name: str, tensor: torch.Tensor, param: Param) -> None:
+    if param.kind == "parameter":
+        made = nn.Parameter(tensor, requires_grad=False)
+        module._parameters[name] = made  # noqa: SLF001
+    elif param.kind == "buffer":
+        module._buffers[name] = tensor  # noqa: SLF001
+    else:
+        object.__setattr__(module, name, tensor)
+
+
