@@ -176,7 +176,7 @@ def describe_failure(exit_code: int, stderr: str) -> str:
     return f"exit {exit_code}: {lines[-1][:100] if lines else 'no message'}"
 
 
-def count_lines(argv: Sequence[str]) -> int | None:
+def count_lines(argv: tuple[str, ...]) -> int | None:
     """Of standard output, without keeping it (see the note on memory above); None if the process fails."""
     reader, writer = os.pipe()
     pid = os.posix_spawn(argv[0], argv, environment(), file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)])
@@ -188,7 +188,7 @@ def count_lines(argv: Sequence[str]) -> int | None:
     return lines if succeeds(pid) else None
 
 
-def imported(argv: Sequence[str]) -> frozenset[str] | None:
+def imported(argv: tuple[str, ...]) -> frozenset[str] | None:
     """The names of all modules that a Python process imports from start to end; None if it fails."""
     with scratch_file() as errors, Path(os.devnull).open("wb") as null:
         outputs = ((null.fileno(), 1), (errors.fileno(), 2))

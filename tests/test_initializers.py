@@ -129,7 +129,7 @@ def test_cannot_says_what_torch_would(name):
             try:
                 scheme.function(torch.zeros(shape, dtype=dtype), **scheme.arguments)
                 works = True
-            except (ValueError, NotImplementedError):
+            except (ValueError, RuntimeError):
                 works = False
             assert works == (scheme.cannot(shape, dtype_name(dtype)) == ""), (shape, dtype)
 
@@ -348,11 +348,11 @@ TABLE = [
     ("normal(1)(2)", "a scheme ends with its arguments\nnormal(1)(2)\n      ^"),
     (
         "normal(std=f(1))",
-        f"not a literal (a number, a string, True, False, None or a tuple)\nnormal(std=f(1))\n{' ' * 11}^",
+        f"not a number, a string, True, False, None or a tuple\nnormal(std=f(1))\n{' ' * 11}^",
     ),
     (
         "normal(é, -x)",
-        f"not a literal (a number, a string, True, False, None or a tuple)\nnormal(é, -x)\n{' ' * 10}^",
+        f"not a number, a string, True, False, None or a tuple\nnormal(é, -x)\n{' ' * 10}^",
     ),
     ("normal(**x)", f"`**` is not taken here\nnormal(**x)\n{' ' * 7}^"),
     ("normal(std=1, std=2)", f"std is given twice\nnormal(std=1, std=2)\n{' ' * 14}^"),

@@ -100,6 +100,7 @@ def initializer(name: str, *aliases: str, law: str, cannot: Cannot) -> Callable[
 
     def register(function: Fill) -> Fill:
         @functools.wraps(function)
+        @torch.no_grad()
         def fill(tensor: Tensor, *args: object, **kwargs: object) -> None:
             state = torch.get_rng_state()
             try:
@@ -263,7 +264,7 @@ def _sparse(tensor: Tensor, sparsity: float, std: float = 0.01) -> None:
 
 
 def _reset(module: nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", None)
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
     if callable(reset):
         reset()
 
@@ -320,14 +321,14 @@ def _arguments(text: str, start: int) -> tuple[list[object], dict[str, object]]:
     def malformed(why: str, column: int) -> InitError:
         return InitError(f"{why}\n{caret(text, min(max(start + column - 1, 0), len(text)))}")
 
+    def column(node: ast.expr | ast.keyword) -> int:  # ast counts bytes
+        return len(source.encode()[: node.col_offset].decode())
+
     def value(node: ast.expr) -> object:
         try:
             return _literal(node)
         except (ValueError, TypeError, RecursionError, MemoryError):
-            column = len(source.encode()[: node.col_offset].decode())
-            raise malformed(
-                "not a literal (a number, a string, True, False, None or a tuple)", column
-            ) from None
+            raise malformed("not a number, a string, True, False, None or a tuple", column(node)) from None
 
     try:
         with warnings.catch_warnings():
@@ -339,13 +340,12 @@ def _arguments(text: str, start: int) -> tuple[list[object], dict[str, object]]:
         raise malformed("not a list of arguments", 1) from None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise malformed("a scheme ends with its arguments", 1)
-    named = {}
+    named: dict[str, object] = {}
     for keyword in call.keywords:
         if keyword.arg is None:
-            raise malformed("`**` is not taken here", len(source.encode()[: keyword.col_offset].decode()))
+            raise malformed("`**` is not taken here", column(keyword))
         if keyword.arg in named:
-            column = len(source.encode()[: keyword.col_offset].decode())
-            raise malformed(f"{keyword.arg} is given twice", column)
+            raise malformed(f"{keyword.arg} is given twice", column(keyword))
         named[keyword.arg] = value(keyword.value)
     return [value(node) for node in call.args], named
 
@@ -391,7 +391,7 @@ def _probe(one: Initializer, arguments: Mapping[str, object]) -> None:
         torch.complex128 if any(isinstance(value, complex) for value in arguments.values()) else torch.float64
     )
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             one.function(torch.empty(_PROBE_SHAPES.get(one.name, (2, 2)), dtype=wide), **arguments)
     except _REFUSALS as error:

@@ -88,13 +88,16 @@ def meet(a: Param, b: Param) -> Literal["apart", "within", "overlap"]:
 
 
 def how(a: Param, b: Param) -> str:
-    """What `b` is of `a`, in a word: for people."""
+    """What `b` is to `a`, for people: to be followed by "of" and the name of `a`."""
     kind = meet(a, b)
-    if kind == "within" and sorted(zip(a.shape, a.stride, strict=True)) == sorted(zip(b.shape, b.stride, strict=True)):
-        return "transposed" if a.storage_offset == b.storage_offset else "a slice"
-    if kind == "within":
-        return "reshaped" if a.numel == b.numel else "a slice" if b.numel < a.numel else "what contains it"
-    return {"apart": "another part of the same storage", "overlap": "overlapping"}[kind]
+    if kind == "apart":
+        return "another part of the storage"
+    if kind == "overlap":
+        return "an overlapping view"
+    dims = [sorted(zip(p.shape, p.stride, strict=True)) for p in (a, b)]
+    if dims[0] == dims[1] and a.storage_offset == b.storage_offset:
+        return "the transpose" if len(a.shape) == 2 else "a permutation"
+    return "a reshape" if a.nbytes == b.nbytes else "a slice" if b.nbytes < a.nbytes else "a view that contains all"
 
 
 # ----------------------------------------------------------------------------- bytes that are there

@@ -7,8 +7,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,11 +64,17 @@ def default_model() -> str | None:
     named = os.environ.get("PARAMCTL_MODEL")
     if named:
         return named
+    return _configured() or ("-" if _stdin_has_data() else None)
+
+
+def _configured() -> str | None:
     here = Path.cwd()
     for folder in (here, *here.parents):
         file = folder / "pyproject.toml"
         if not file.is_file():
             continue
+        import tomllib  # noqa: PLC0415 - 6 ms that only a pyproject.toml pays
+
         try:
             table = tomllib.loads(file.read_text("utf-8")).get("tool", {}).get("paramctl", {})
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -80,7 +84,7 @@ def default_model() -> str | None:
             relative = "://" not in model and not _IMPORTED.match(model) and not Path(model).is_absolute()
             return os.path.relpath(folder / model) if relative else model
         break
-    return "-" if _stdin_has_data() else None
+    return None
 
 
 def _stdin_has_data() -> bool:
@@ -165,6 +169,8 @@ def _spool_pipe(word: str) -> Path:
 
 
 def _spool(stream: Any, name: str) -> Path:
+    import tempfile  # noqa: PLC0415 - 7 ms that only a pipe pays
+
     spool = tempfile.TemporaryFile(prefix="paramctl-")  # noqa: SIM115 - unlinked: nothing to clean up
     try:
         while chunk := stream.read(1 << 20):

@@ -1,0 +1,121 @@
+"""Header tier: the command line. One module a command; this one finds it, and shows what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from paramctl.cli._options import expanded
+from paramctl.errors import Exit, ParamctlError, escaped
+
+COMMANDS: dict[str, str] = {
+    name: f"paramctl.cli.{name}" for name in ("tree", "ls", "info", "show", "ties", "init", "set")
+}
+_CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer exports under no name of its own
+
+_HELP = """Look into the parameters of neural networks, and change them.
+
+MODEL is a checkpoint (torch, safetensors), or the Python definition of a model. Without one, $PARAMCTL_MODEL is
+taken, then [tool.paramctl] model of pyproject.toml, then standard input.
+"""
+_EPILOG = """Exit status: 0 done, 1 the answer is no, 2 it could not be done, 130 interrupted, 141 closed pipe."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - 20 ms that only --version pays
+
+        print(f"paramctl {version('paramctl')}")
+        raise typer.Exit
+
+
+def app(only: str | None = None) -> typer.Typer:
+    """The typer application, with one command or with all."""
+    made = typer.Typer(
+        name="paramctl",
+        help=_HELP,
+        epilog=_EPILOG,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @made.callback()
+    def root(
+        version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    ) -> None:
+        del version
+
+    for name, module in COMMANDS.items():
+        if only is None or only == name:
+            command = importlib.import_module(module)
+            made.command(name, epilog=command.EXAMPLES)(expanded(command.command))
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; what went wrong is shown on stderr in at most three lines.
+
+    Returns:
+        The exit status.
+    """
+    only = next((word for word in argv if not word.startswith("-")), None)
+    try:
+        application = app(only if only in COMMANDS else None)
+        code = application(args=list(argv), prog_name="paramctl", standalone_mode=False)
+        sys.stdout.flush()
+    except ParamctlError as error:
+        return _fail(str(error))
+    except _CLICK_ERROR as error:
+        return _fail(f"error: {_decapitalized(escaped(error.format_message()))}\n\nhint: {_help_of(error)}")
+    except (KeyboardInterrupt, typer.Abort):
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        _close_stdout()
+        return Exit.CLOSED_PIPE
+    except MemoryError:
+        return _fail("error: not enough memory")
+    except OSError as error:
+        _close_stdout()
+        return _fail(f"error: {escaped(str(error.filename or 'standard output'))}: {(error.strerror or str(error)).lower()}")
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _fail(text: str) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    print(text, file=sys.stderr)
+    return Exit.ERROR
+
+
+def _decapitalized(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".") if text[1:2].islower() else text.rstrip(".")
+
+
+def _help_of(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help" if context is not None else "paramctl --help"
+
+
+def _close_stdout() -> None:
+    """Let the interpreter's own flush at exit go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> NoReturn:
+    """The console script."""
+    gc.set_threshold(200_000, 50, 50)  # a checkpoint is made of many small things that stay
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    code = run(sys.argv[1:])
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    sys.exit(code)

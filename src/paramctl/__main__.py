@@ -1,0 +1,5 @@
+"""Header tier: `python -m paramctl`."""
+
+from paramctl.cli import main
+
+main()

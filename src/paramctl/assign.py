@@ -1,0 +1,108 @@
+"""Header tier: `0.weight[0, 0] = 42` and its like, parsed and never evaluated.
+
+    assignment = target operator value
+    operator   = "=" | "+=" | "-=" | "*=" | "/="
+    target     = a pattern of `select`: a name or a wildcard, perhaps with a slice
+    value      = number | "True" | "False" | list of values | a parameter's name, perhaps with a slice
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from paramctl.checkpoint import Checkpoint
+from paramctl.errors import ParamctlError, SelectError, caret
+from paramctl.select import Pick, resolve, select
+
+Operator = Literal["=", "+=", "-=", "*=", "/="]
+_OPERATOR = re.compile(r"\s*([+\-*/]?=)\s*")
+_SPECIAL = {"inf": math.inf, "+inf": math.inf, "-inf": -math.inf, "nan": math.nan, "True": True, "False": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One assignment, its names looked up. `value` is a number, nested lists of them, or a picked parameter."""
+
+    text: str
+    picks: tuple[Pick, ...]
+    operator: Operator
+    value: Any
+
+
+def has_operator(text: str) -> bool:
+    """Whether the text reads as an assignment."""
+    return _OPERATOR.search(text) is not None
+
+
+def parse(checkpoint: Checkpoint, text: str) -> Assignment:
+    """One assignment on `checkpoint`. A name may hold an "="; the first reading whose target is there is taken.
+
+    Raises:
+        SelectError: no operator, a target that is not there, or a value that is none; points at it.
+    """
+    found = list(_OPERATOR.finditer(text))
+    if not found:
+        raise SelectError("no assignment here: TARGET = VALUE, with =, +=, -=, *= or /=", pointer=caret(text, len(text)))
+    match = next((m for m in found if _is_target(checkpoint, text[: m.start()])), found[0])
+    target = text[: match.start()].strip()
+    if not target:
+        raise SelectError("nothing to assign to", pointer=caret(text, 0))
+    if resolve(checkpoint, target).how == "module":
+        raise SelectError(f"{target} is a module, and not a parameter", hint=f"write {target}.* to mean all below it")
+    picks = select(checkpoint, [target]).picks
+    value = _value(checkpoint, text, match.end())
+    operator: Any = match[1]
+    return Assignment(text, picks, operator, value)
+
+
+def _is_target(checkpoint: Checkpoint, target: str) -> bool:
+    name = target.strip()
+    return name in checkpoint.params or name.partition("[")[0] in checkpoint.params
+
+
+def _value(checkpoint: Checkpoint, text: str, at: int) -> Any:
+    word = text[at:].strip()
+    if not word:
+        raise SelectError("a value is missing", pointer=caret(text, len(text)))
+    if word in checkpoint.params:
+        return _one(checkpoint, word, text, at)
+    if word.lower() in ("nan", "inf", "+inf", "-inf"):
+        return _SPECIAL[word.lower()]
+    try:
+        return _literal(ast.parse(word, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    if word[:1] in "[(0123456789+-.":
+        raise SelectError("this is no number, no list of numbers and no parameter", pointer=caret(text, at))
+    return _one(checkpoint, word, text, at)
+
+
+def _one(checkpoint: Checkpoint, word: str, text: str, at: int) -> Pick:
+    try:
+        picks = select(checkpoint, [word]).picks
+    except ParamctlError as error:
+        if error.pointer:
+            raise
+        raise SelectError(f"no number, and {error.what.partition(': ')[2] or error.what}", hint=error.hint) from None
+    if len(picks) != 1:
+        raise SelectError(f"a value is one parameter, and this is {len(picks)}", pointer=caret(text, at))
+    return picks[0]
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _literal(node.operand)
+        if isinstance(value, list) or isinstance(value, bool):
+            raise ValueError
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, complex)):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
+        return _SPECIAL[node.id]
+    raise ValueError

@@ -1,0 +1,221 @@
+"""Header tier: the options that commands share, each group written once.
+
+A command's function takes the groups as arguments; `expanded` gives typer one parameter for each field.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from paramctl import formats, render
+from paramctl.checkpoint import Checkpoint, at
+from paramctl.errors import ParamctlError, shortened
+from paramctl.report import Report
+from paramctl.select import Filters, Selection, select
+from paramctl.source import NO_MODEL_HINT, default_model, is_model, resolve
+
+_Texts = list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Which model, and which of its parameters."""
+
+    words: Annotated[
+        _Texts,
+        typer.Argument(
+            metavar="[MODEL] [PATTERN]...",
+            help="A file, a definition (net.py, net.py:build, package.module:name), or - for standard input; "
+            "then what is chosen of it: names, modules, wildcards, re:…, !…, [0][1], each perhaps with a [slice].",
+            show_default=False,
+        ),
+    ] = None
+    select: Annotated[_Texts, typer.Option("--select", "-s", metavar="PATTERN", help="As PATTERN.")] = None
+    layer: Annotated[_Texts, typer.Option("--layer", "-l", metavar="PATH", help="Only that module's parameters.")] = None
+    type: Annotated[_Texts, typer.Option("--type", "-t", metavar="TYPE", help="Only of modules of that type.")] = None
+    dtype: Annotated[_Texts, typer.Option("--dtype", metavar="DTYPE", help="Only of that dtype.")] = None
+    kind: Annotated[_Texts, typer.Option("--kind", metavar="KIND", help="Only parameter, buffer or tensor.")] = None
+    at: Annotated[str, typer.Option("--at", metavar="PATH", help="Root the view there, in a nested checkpoint.")] = ""
+    arg: Annotated[
+        _Texts, typer.Option("--arg", metavar="NAME=VALUE", help="An argument for a definition's callable.")
+    ] = None
+
+    def split(self, *, is_word: Callable[[str], bool] = lambda _: False) -> tuple[str | None, list[str]]:
+        """MODEL and the words after it. The first word is no MODEL if `is_word` says so, or if a default is set."""
+        words = list(self.words or [])
+        if not words:
+            return None, []
+        first = words[0]
+        if is_model(first) and not (is_word(first) and not os.path.lexists(first)):
+            return first, words[1:]
+        configured = default_model()
+        if configured is not None:
+            return configured, words
+        if is_word(first):
+            raise ParamctlError("no MODEL was given", hint=NO_MODEL_HINT)
+        return first, words[1:]
+
+    def read(self, model: str | None, *, values: bool = False, seed: int | None = None) -> Checkpoint:
+        """The checkpoint that `model` names, rooted at `--at`."""
+        checkpoint = formats.read(resolve(model, arguments=self.arg or ()), values=values, seed=seed)
+        return at(checkpoint, self.at) if self.at else checkpoint
+
+    def open(self, *, values: bool = False, seed: int | None = None) -> tuple[Checkpoint, Selection]:
+        """The checkpoint, and what is chosen of it."""
+        model, patterns = self.split()
+        checkpoint = self.read(model, values=values, seed=seed)
+        return checkpoint, self.choose(checkpoint, patterns)
+
+    def choose(self, checkpoint: Checkpoint, patterns: list[str]) -> Selection:
+        """What the patterns and the filters choose."""
+        filters = Filters(
+            tuple(self.layer or ()), tuple(self.type or ()), tuple(self.dtype or ()), tuple(self.kind or ())
+        )
+        return select(checkpoint, [*patterns, *(self.select or ())], filters)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether anything but the model was given."""
+        return bool(self.select or self.layer or self.type or self.dtype or self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a report is printed."""
+
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="tree, table, tsv, json, jsonl, markdown or names. "
+            "Without it a terminal gets a table or a tree, and a pipe TSV or the plain tree.",
+            show_default=False,
+        ),
+    ] = ""
+    no_header: Annotated[bool, typer.Option("--no-header", help="Leave out the line of column keys.")] = False
+    null: Annotated[bool, typer.Option("--null", "-0", help="End names with NUL, for xargs -0.")] = False
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.", show_default=False)
+    ] = "auto"
+
+    def check(self) -> None:
+        """Refuse what cannot be printed before anything is read."""
+        if self.format and self.format not in render.RENDERERS:
+            raise ParamctlError(f"--format {shortened(self.format)}: no such format", hint=", ".join(render.RENDERERS))
+        if self.color not in ("auto", "always", "never"):
+            raise ParamctlError(f"--color {shortened(self.color)}: not auto, always or never")
+
+    @property
+    def is_table(self) -> bool:
+        """Whether people will read it: a table, on a terminal or asked for."""
+        return self.format == "table" or (not self.format and sys.stdout.isatty())
+
+    def show(self, report: Report, *, default: str = "", full: bool = False) -> None:
+        """Print a report to stdout, and its notes to stderr."""
+        self.check()
+        terminal = sys.stdout.isatty()
+        style = self.format or ("names" if self.null else default or ("table" if terminal else "tsv"))
+        screen = _screen(self, terminal=terminal, full=full)
+        self.print(report, style, screen)
+
+    def print(self, report: Report, style: str, screen: render.Screen) -> None:
+        """Print through the renderer `style`."""
+        errors = "surrogateescape" if screen.nul and style == "names" else "backslashreplace"
+        sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
+        write = sys.stdout.write
+        for chunk in render.draw(report, style, screen):
+            write(chunk)
+        sys.stdout.flush()
+        for note in report.notes:
+            say(note)
+
+
+def _screen(output: Output, *, terminal: bool, full: bool) -> render.Screen:
+    color = output.color == "always" or (
+        output.color == "auto" and terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
+    return render.Screen(
+        is_terminal=terminal,
+        color=color,
+        width=_width() if terminal else 0,
+        header=not output.no_header,
+        nul=output.null,
+        full=full,
+        ascii=not (sys.stdout.encoding or "").lower().startswith("utf"),
+    )
+
+
+def _width() -> int:
+    said = os.environ.get("COLUMNS", "")
+    if said.isdigit() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """Where a change is written. Without either nothing is."""
+
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="OUT", help="Write the changed model there; - is standard output.")
+    ] = ""
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write it over the file it was read from.")] = False
+
+    def target(self, checkpoint: Checkpoint) -> str:
+        """The path to write, `-`, or "" for none."""
+        if self.output and self.in_place:
+            raise ParamctlError("-o and --in-place are two places to write to", hint="give one of them")
+        if not self.in_place:
+            return self.output
+        source = checkpoint.source
+        if source.kind == "definition":
+            raise ParamctlError(f"{shortened(source.name)}: a definition is code", hint="name a file to write with -o OUT")
+        if source.name == "-":
+            raise ParamctlError("--in-place, and the model is standard input", hint="-o - writes it to standard output")
+        return source.name
+
+
+def say(text: str) -> None:
+    """A word to the person, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def expanded(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` with the fields of its option groups as parameters of its own, for typer to read."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        group = hints[name]
+        if not is_dataclass(group):
+            parameters.append(parameter.replace(annotation=group, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        inner = get_type_hints(group, include_extras=True)
+        groups[name] = (group, [field.name for field in fields(group)])
+        parameters += [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=inner[f.name])
+            for f in fields(group)
+        ]
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
+        function(**made, **given)
+
+    del run.__wrapped__  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

@@ -1,0 +1,56 @@
+"""Header tier: `paramctl init`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paramctl import formats, ops, recipe
+from paramctl.cli._changes import carry_out
+from paramctl.cli._options import Model, Output, Writing
+from paramctl.source import resolve
+
+EXAMPLES = """\b
+Examples:
+  paramctl init models/mlp.py --scheme xavier --layer 0
+  paramctl init models/mlp.py --scheme 'normal(std=0.01)' --bias zeros --seed 0 -o mlp.pt
+  paramctl init mlp.pt --rule '0=xavier_uniform' --rule '2=constant(42)' --in-place
+  paramctl init models/mlp.py --scheme models/initializers.py:my_init
+  paramctl init --list
+"""
+
+
+def command(
+    model: Model,
+    writing: Writing,
+    output: Output,
+    scheme: Annotated[str, typer.Option("--scheme", metavar="S", help="For the weights: NAME or NAME(arg=value).")] = "",
+    bias: Annotated[str, typer.Option("--bias", metavar="S", help="For the biases.")] = "",
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", metavar="SELECT=S", help="For what SELECT chooses; a later rule wins.")
+    ] = None,
+    recipe_file: Annotated[str, typer.Option("--recipe", metavar="FILE.toml", help="Rules from a file.")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For torch.manual_seed.")] = None,
+    definition: Annotated[
+        str, typer.Option("--model", metavar="DEFINITION", help="What tells the classes of a state dict.")
+    ] = "",
+    list_: Annotated[bool, typer.Option("--list", help="Every scheme with its arguments and law.")] = False,
+) -> None:
+    """Initialize by name: every function of torch.nn.init, `default`, or a function of your own.
+
+    S is NAME, NAME(arg=value, …), or file.py:function, of a tensor or of a module.
+    Without -o or --in-place the plan is shown.
+    """
+    output.check()
+    if list_:
+        output.show(ops.initializers())
+        return
+    read = recipe.read(recipe_file) if recipe_file else recipe.Recipe(())
+    rules = (*read.rules, *map(recipe.rule, rule or ()))
+    known = seed if seed is not None else read.seed
+    checkpoint, selection = model.open(values=True, seed=known)
+    classes = formats.read(resolve(definition), values=True) if definition else None
+    plan = ops.init(checkpoint, selection, scheme=scheme, bias=bias, rules=rules, seed=known, model=classes)
+    notes = () if known is not None else (f"seed {plan.metadata['seed']} was drawn; --seed repeats it",)
+    carry_out(checkpoint, plan, writing, output, notes=notes)

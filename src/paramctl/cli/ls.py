@@ -1,0 +1,19 @@
+"""Header tier: `paramctl ls`."""
+
+from __future__ import annotations
+
+from paramctl import ops
+from paramctl.cli._options import Model, Output
+
+EXAMPLES = """\b
+Examples:
+  paramctl ls models/tied.py
+  paramctl ls model.pt '*.bias'
+  paramctl ls model.pt -f names -0 | xargs -0 -n1 echo
+"""
+
+
+def command(model: Model, output: Output) -> None:
+    """One parameter a line: name, shape, dtype, size, and what it is tied to."""
+    output.check()
+    output.show(ops.ls(*model.open()))

@@ -1,0 +1,40 @@
+"""Header tier: `paramctl set`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paramctl import ops
+from paramctl.assign import has_operator
+from paramctl.cli._changes import carry_out
+from paramctl.cli._options import Model, Output, Writing
+from paramctl.errors import ParamctlError
+
+EXAMPLES = """\b
+Examples:
+  paramctl set models/mlp.py '0.weight[:] += 1' '0.weight[0, 0] = 42'
+  paramctl set model.pt '*.bias = 0' -o zeroed.pt
+  paramctl set model.pt '2.bias = [0.5]' --in-place
+"""
+
+
+def command(
+    model: Model,
+    writing: Writing,
+    output: Output,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None,
+) -> None:
+    """Assign to parameters and slices: TARGET = VALUE, or +=, -=, *=, /=.
+
+    VALUE is a number, a list of them, or another parameter. Without -o or --in-place the plan is shown.
+    """
+    output.check()
+    if model.narrows:
+        raise ParamctlError("set takes its targets from the assignments", hint="paramctl set MODEL '*.bias = 0'")
+    name, assignments = model.split(is_word=has_operator)
+    if not assignments:
+        raise ParamctlError("no assignment was given", hint="paramctl set MODEL '0.weight[0, 0] = 42'")
+    checkpoint = model.read(name, values=True, seed=seed)
+    carry_out(checkpoint, ops.set(checkpoint, assignments), writing, output, notes=())

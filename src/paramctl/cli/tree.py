@@ -1,0 +1,29 @@
+"""Header tier: `paramctl tree`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paramctl import ops
+from paramctl.cli._options import Model, Output
+
+EXAMPLES = """\b
+Examples:
+  paramctl tree models/gpt.py
+  paramctl tree model.pt --depth 1
+  paramctl tree model.pt --layer 0
+"""
+
+
+def command(
+    model: Model,
+    output: Output,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Show every layer, and not layers.[0-31] ×32.")] = False,
+    depth: Annotated[int | None, typer.Option("--depth", min=0, metavar="N", help="Show N levels.")] = None,
+) -> None:
+    """The hierarchy: module types, shapes, dtypes, counts and ties, with repeated layers folded."""
+    output.check()
+    checkpoint, selection = model.open()
+    output.show(ops.tree(checkpoint, selection, fold=not no_fold, depth=depth), default="tree")

@@ -1,0 +1,129 @@
+"""Header tier: which columns of a table a terminal has room for, and how wide each is."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from paramctl.render._cells import RIGHT, cells, column_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from paramctl.render import Screen
+    from paramctl.report import Column
+
+GAP = "  "
+# What a narrow terminal does without, first to last; a line below the table names them.
+_LESS_NEEDED = ("storage_offset", "storage", "stride", "file", "requires_grad", "module", "kind")
+_NARROW = 24  # names are not folded further while a count can make room
+_NARROWEST = 12
+_ABSURD = 6
+_WIDEST = 60  # of a name, when room for the others is looked for
+
+
+class Drawn(NamedTuple):
+    """A column as texts. `widths` and `widest` are columns of the screen."""
+
+    column: Column
+    texts: list[str]
+    widths: list[int]
+    widest: int
+    is_plain: bool  # as many columns as characters
+
+    @property
+    def key(self) -> str:
+        return self.column.key
+
+    @property
+    def is_right(self) -> bool:
+        return self.column.unit in RIGHT
+
+    @property
+    def is_foldable(self) -> bool:
+        return self.column.unit in {"", "name", "names"}
+
+
+def drawn(column: Column, values: Sequence[Any], screen: Screen) -> Drawn:
+    """The column's texts, measured."""
+    texts = column_texts(column, values, screen)
+    lengths = list(map(len, texts))
+    if "".join(texts).isascii():
+        return Drawn(column, texts, lengths, max([*lengths, len(column.key)]), is_plain=True)
+    known = {text: cells(text) for text in set(texts)}
+    widths = [known[text] for text in texts]
+    return Drawn(column, texts, widths, max([*widths, len(column.key)]), is_plain=widths == lengths)
+
+
+def says_something(column: Column, values: Sequence[Any], shapes: Sequence[Any]) -> bool:
+    """Whether a reader learns anything from a column.
+
+    An offset of 0, strides without gaps, a storage for each tensor and one file for all are expected.
+    """
+    if column.unit == "name" and column.key == "name":
+        return bool(values)
+    if column.key == "storage_offset":
+        return any(values)
+    if column.key == "file":
+        return len(set(values)) > 1
+    if column.key == "storage":
+        return len(set(values)) < len(values)
+    if column.key == "stride" and shapes:
+        return any(not _is_contiguous(shape, stride) for shape, stride in zip(shapes, values, strict=True))
+    return any(value is not None and value not in ([], "") for value in values)
+
+
+def _is_contiguous(shape: Sequence[int], stride: Sequence[int] | None) -> bool:
+    step = 1
+    for size, by in zip(reversed(shape), reversed(stride or ()), strict=False):
+        if size == 0:
+            return True
+        if size != 1 and by != step:
+            return False
+        step *= size
+    return True
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def without(columns: list[Drawn], width: int) -> tuple[list[Drawn], list[str]]:
+    """The columns that there is room for, and the keys of the others."""
+    hidden: list[str] = []
+    if not any(column.key == "name" for column in columns):
+        return columns, hidden
+    steps = [(_WIDEST, key) for key in _LESS_NEEDED] + [(_NARROW, "numel")]
+    if any(
+        column.column.unit == "number" for column in columns
+    ):  # what a tensor is, beside how its values are
+        steps += [(_NARROW, "shape"), (_NARROW, "dtype")]
+    for most, key in steps:
+        if _total([_wanted(column, most) for column in columns]) <= width:
+            break
+        if any(column.key == key for column in columns):
+            hidden.append(key)
+            columns = [column for column in columns if column.key != key]
+    return columns, hidden
+
+
+def _wanted(column: Drawn, most: int) -> int:
+    """The width that a column had better have: text other than names is mostly short."""
+    if column.key == "name":
+        return min(column.widest, most)
+    return min(column.widest, 16) if column.is_foldable else column.widest
+
+
+def fitted(columns: list[Drawn], width: int) -> list[int]:
+    """Widths that fit, if any do: at each step, the column gives way that then folds the fewest rows."""
+    widths = [min(column.widest, width) if column.is_foldable else column.widest for column in columns]
+    spread = {i: sorted(column.widths) for i, column in enumerate(columns) if column.is_foldable}
+    for floor in (_NARROWEST, _ABSURD):
+        for _ in range(_total(widths) - width):
+            wide = [i for i in spread if widths[i] > floor]
+            if not wide:
+                break
+            folds = {i: len(spread[i]) - bisect_right(spread[i], widths[i] - 1) for i in wide}
+            _, _, least = min((folds[i], -widths[i], i) for i in wide)
+            widths[least] -= 1
+    return widths
