@@ -65,9 +65,7 @@ def test_every_initializer_of_torch_is_here():
 def test_arguments_are_torchs():
     """Names and defaults of arguments are torch's, but for the generator."""
     for name, oracle in ORACLES.items():
-        theirs = [
-            p for p in inspect.signature(oracle).parameters.values() if p.name not in {"tensor", "generator"}
-        ]
+        theirs = [p for p in inspect.signature(oracle).parameters.values() if p.name not in {"tensor", "generator"}]
         assert list(INITIALIZERS[name].parameters) == theirs
 
 
@@ -300,8 +298,8 @@ TABLE = [
     ("init.py", "init.py: names no function\n\nhint: write init.py:FUNCTION"),
     ("nowhere.py:f", "nowhere.py: no such file"),
     ("no_such_module:f", "no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
-    ("math:sine", "math: no function 'sine'"),
-    ("math:pi", "math: 'pi' is no function"),
+    ("math:sine", "math: there is no sine in it\n\nhint: sin or sinh?"),
+    ("math:pi", "math: pi is no function"),
     ("normal(sdt=1)", "normal: no argument 'sdt'\n\nhint: it takes mean=0.0, std=1.0"),
     ("normal(generator=1)", "normal: no argument 'generator'\n\nhint: it takes mean=0.0, std=1.0"),
     ("zeros(1)", "zeros: too many positional arguments\n\nhint: it takes no arguments"),
@@ -507,8 +505,8 @@ def test_custom_from_a_package():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("plane", "FILE: no function 'plane'\n\nhint: it has plain, linear"),
-        ("number", "FILE: 'number' is no function"),
+        ("plane", "FILE: there is no plane in it\n\nhint: plain or linear?"),
+        ("number", "FILE: number is no function"),
         ("plain(sdt=1)", "FILE:plain: no argument 'sdt'\n\nhint: it takes std=0.02"),
         ("linear", "FILE:linear: needs val\n\nhint: it takes val"),
         (
@@ -524,8 +522,8 @@ def test_custom_from_a_package():
         ),
         ("wrong_shape", "FILE:wrong_shape returned a tensor of the shape [9], the tensor's is [2, 2]"),
         ("wrong_type", "FILE:wrong_type returned int, not a tensor\n\nhint: change the tensor in place"),
-        ("fails", "FILE:35: ValueError: no luck"),
-        ("leaves", "FILE:36: SystemExit: 3"),
+        ("fails", "FILE: my init (2).py, line 35: ValueError: no luck"),
+        ("leaves", "FILE: my init (2).py, line 36: SystemExit: 3"),
     ],
 )
 def test_what_a_custom_error_says(custom, call, message):
@@ -538,11 +536,11 @@ def test_what_a_custom_error_says(custom, call, message):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("def f(t:\n", "FILE:1: SyntaxError: '(' was never closed"),
-        ("\nimport no_such_library\n", "FILE:2: ModuleNotFoundError: No module named 'no_such_library'"),
-        ("1 / 0\n", "FILE:1: ZeroDivisionError: division by zero"),
-        ("assert False\n", "FILE:1: AssertionError"),
-        ("raise SystemExit\n", "FILE:1: SystemExit"),
+        ("def f(t:\n", "FILE: bad.py, line 1: SyntaxError: '(' was never closed"),
+        ("\nimport no_such_library\n", "FILE: bad.py, line 2: ModuleNotFoundError: No module named 'no_such_library'"),
+        ("1 / 0\n", "FILE: bad.py, line 1: ZeroDivisionError: division by zero"),
+        ("assert False\n", "FILE: bad.py, line 1: AssertionError"),
+        ("raise SystemExit\n", "FILE: bad.py, line 1: SystemExit"),
     ],
 )
 def test_a_custom_file_that_does_not_load(tmp_path, source, message):

@@ -114,4 +114,4 @@ def caret(text: str, column: int) -> str:
     start = max(0, column - 50)
     piece = text[start : start + 76]
     safe = escaped(piece[: column - start])
-    return f"{safe}{escaped(piece[column - start:])}\n{' ' * len(safe)}^"
+    return f"{safe}{escaped(piece[column - start :])}\n{' ' * len(safe)}^"

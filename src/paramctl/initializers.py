@@ -1,32 +1,30 @@
 """Torch tier: named and custom initializers, and the little language that names them.
 
-    scheme   = name [ "(" arguments ")" ]
-    name     = one of INITIALIZERS or its aliases | "default" | file.py:function | package.module:function
-    argument = [ word "=" ] (Python literal | bare word | "inf" | "nan")
+    scheme = name [ arguments ]        # arguments: of `calls`
+    name   = one of INITIALIZERS or its aliases | "default" | file.py:function | package.module:function
 
 Arguments are parsed and never evaluated. A custom function's file is run: the user named code.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
-import json
 import math
 import re
 import typing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from paramctl import custom
+from paramctl import calls, custom
+from paramctl.calls import Arguments
 from paramctl.dtypes import DTYPES
-from paramctl.errors import InitError, caret, nearest, shortened
+from paramctl.errors import InitError, nearest, shortened
 from paramctl.report import Column
 
 Fill = Callable[..., object]  # in place on a tensor, or on a module
@@ -81,7 +79,7 @@ class Scheme:
             with torch.no_grad():
                 self.function(target, **self.arguments)
         except _REFUSALS as error:
-            raise InitError(f"{shortened(self.text)}: {_message(error)}") from error
+            raise InitError(f"{shortened(self.text)}: {calls.first_line(error)}") from error
 
 
 INITIALIZERS: dict[str, Initializer] = {}
@@ -195,9 +193,7 @@ initializer("normal", "gaussian", law="N(mean, std²)", cannot=_cannot_draw)(_in
     cannot=_cannot_draw_real,
 )  # fmt: skip
 @functools.wraps(_init.trunc_normal_)
-def _trunc_normal(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
-) -> None:
+def _trunc_normal(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> None:
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0 and a <= b):
         raise ValueError("mean must be finite, std finite and more than 0, and a at most b")
     outside = max(a - mean, mean - b)
@@ -278,21 +274,8 @@ DEFAULT = Scheme("default", "default", _reset, {}, _cannot_never, "each module's
 
 def rows() -> tuple[tuple[Any, ...], ...]:
     """One row for each scheme, for `init --list`."""
-    named = (
-        (one.name, list(one.aliases), ", ".join(map(_shown, one.parameters)), one.law)
-        for one in INITIALIZERS.values()
-    )
+    named = ((one.name, list(one.aliases), calls.signature(one.parameters), one.law) for one in INITIALIZERS.values())
     return (*named, (DEFAULT.text, [], "", DEFAULT.law))
-
-
-def _shown(parameter: inspect.Parameter) -> str:
-    return shortened(str(parameter.replace(annotation=inspect.Parameter.empty)), 60)
-
-
-def _message(error: BaseException) -> str:
-    """The first line of what an exception says, safe to show."""
-    lines = str(error).strip().splitlines()
-    return shortened(lines[0] if lines else type(error).__name__, 240)
 
 
 def parse(text: str) -> Scheme:
@@ -303,9 +286,9 @@ def parse(text: str) -> Scheme:
     """
     text = " ".join(text.splitlines()).strip()
     if match := re.match(r"([A-Za-z_]\w*)\s*(?=\(|$)", text):
-        return _named(match[1], *_arguments(text, match.end()))
+        return _named(match[1], calls.arguments(text, match.end()))
     if match := re.match(r"(.+?\.py|[A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(?=\(|$)", text):
-        return _custom(match[1], match[2], *_arguments(text, match.end()))
+        return _custom(match[1], match[2], calls.arguments(text, match.end()))
     if text.endswith((".py", ".py:")):
         file = shortened(text.removesuffix(":"))
         raise InitError(f"{file}: names no function", hint=f"write {file}:FUNCTION")
@@ -314,54 +297,10 @@ def parse(text: str) -> Scheme:
     )
 
 
-def _arguments(text: str, start: int) -> tuple[list[object], dict[str, object]]:
-    """Positional and named literals of the call that begins at `start`."""
-    source = "f" + (text[start:] or "()")
-
-    def malformed(why: str, column: int) -> InitError:
-        return InitError(f"{why}\n{caret(text, min(max(start + column - 1, 0), len(text)))}")
-
-    def column(node: ast.expr | ast.keyword) -> int:  # ast counts bytes
-        return len(source.encode()[: node.col_offset].decode())
-
-    def value(node: ast.expr) -> object:
-        try:
-            return _literal(node)
-        except (ValueError, TypeError, RecursionError, MemoryError):
-            raise malformed("not a number, a string, True, False, None or a tuple", column(node)) from None
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "invalid escape sequence"
-            call = ast.parse(source, mode="eval").body
-    except SyntaxError as error:
-        raise malformed(error.msg, (error.offset or 1) - 1) from None
-    except (ValueError, RecursionError, MemoryError):
-        raise malformed("not a list of arguments", 1) from None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise malformed("a scheme ends with its arguments", 1)
-    named: dict[str, object] = {}
-    for keyword in call.keywords:
-        if keyword.arg is None:
-            raise malformed("`**` is not taken here", column(keyword))
-        if keyword.arg in named:
-            raise malformed(f"{keyword.arg} is given twice", column(keyword))
-        named[keyword.arg] = value(keyword.value)
-    return [value(node) for node in call.args], named
-
-
-def _literal(node: ast.expr) -> object:
-    if isinstance(node, ast.Name):
-        return {"inf": math.inf, "nan": math.nan}.get(node.id, node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
-        return -float(node.operand.id)
-    return ast.literal_eval(node)
-
-
-def _named(name: str, args: list[object], kwargs: dict[str, object]) -> Scheme:
+def _named(name: str, given: Arguments) -> Scheme:
     plain = name.lower().removesuffix("_")
     if plain == "default":
-        _bind("default", (), args, kwargs)
+        calls.bind("default", (), given)
         return DEFAULT
     names = {alias: one for one in INITIALIZERS.values() for alias in (one.name, *one.aliases)}
     if plain not in names:
@@ -369,27 +308,23 @@ def _named(name: str, args: list[object], kwargs: dict[str, object]) -> Scheme:
         hint = f"did you mean {', '.join(close)}? {_LIST}" if close else _LIST
         raise InitError(f"no scheme '{shortened(name)}'", hint=hint)
     one = names[plain]
-    arguments = _bind(one.name, one.parameters, args, kwargs)
+    arguments = calls.bind(one.name, one.parameters, given)
     _probe(one, arguments)
     defaults = {parameter.name: parameter.default for parameter in one.parameters}
     told = {key: value for key, value in arguments.items() if value != defaults[key]}
     cannot = functools.partial(one.cannot, **arguments)
-    return Scheme(_written(one.name, told), "tensor", one.function, arguments, cannot, one.law)
+    return Scheme(calls.written(one.name, told), "tensor", one.function, arguments, cannot, one.law)
 
 
 def _probe(one: Initializer, arguments: Mapping[str, object]) -> None:
     """Refuse what torch would refuse, by a try on a tiny tensor that leaves the random state as it was."""
-    hint = f"it takes {', '.join(map(_shown, one.parameters))}"
+    hint = calls.takes(one.parameters)
     options = {parameter.name: typing.get_args(parameter.annotation) for parameter in one.parameters}
     for parameter in one.parameters:
         value = arguments.get(parameter.name, parameter.default)
         if parameter.annotation in {int, float} and not isinstance(value, int | float | complex):
-            raise InitError(
-                f"{one.name}: {parameter.name} is a number, not {_literal_text(value)}", hint=hint
-            )
-    wide = (
-        torch.complex128 if any(isinstance(value, complex) for value in arguments.values()) else torch.float64
-    )
+            raise InitError(f"{one.name}: {parameter.name} is a number, not {calls.literal(value)}", hint=hint)
+    wide = torch.complex128 if any(isinstance(value, complex) for value in arguments.values()) else torch.float64
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -397,46 +332,16 @@ def _probe(one: Initializer, arguments: Mapping[str, object]) -> None:
     except _REFUSALS as error:
         for key, value in arguments.items():
             if options[key] and value not in options[key]:
-                what = f"{one.name}: {key} is one of {', '.join(options[key])}, not {_literal_text(value)}"
+                what = f"{one.name}: {key} is one of {', '.join(options[key])}, not {calls.literal(value)}"
                 raise InitError(what) from error
         raise InitError(
-            f"{shortened(_written(one.name, arguments))}: {_message(error)}", hint=hint
+            f"{shortened(calls.written(one.name, arguments))}: {calls.first_line(error)}", hint=hint
         ) from error
 
 
-def _bind(
-    name: str, parameters: Sequence[inspect.Parameter], args: list[object], kwargs: dict[str, object]
-) -> dict[str, object]:
-    """Arguments by name, in the function's order."""
-    named = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_POSITIONAL]
-    rest = [parameter.name for parameter in named if parameter.kind is inspect.Parameter.VAR_KEYWORD]
-    hint = f"it takes {', '.join(map(_shown, named)) or 'no arguments'}"
-    unknown = [] if rest else [key for key in kwargs if key not in {parameter.name for parameter in named}]
-    if unknown:
-        raise InitError(f"{name}: no argument '{shortened(unknown[0])}'", hint=hint)
-    needed = [one.name for one in named if one.default is one.empty and one.name not in {*rest, *kwargs}]
-    if not rest and not args and needed:
-        raise InitError(f"{name}: needs {', '.join(needed)}", hint=hint)
-    try:
-        bound = inspect.Signature(named).bind(*args, **kwargs).arguments
-    except TypeError as error:
-        raise InitError(f"{name}: {_message(error)}", hint=hint) from None
-    more = bound.pop(rest[0], {}) if rest else {}
-    return {**bound, **more}
-
-
-def _written(head: str, arguments: Mapping[str, object]) -> str:
-    inside = ", ".join(f"{key}={_literal_text(value)}" for key, value in arguments.items())
-    return f"{head}({inside})" if inside else head
-
-
-def _literal_text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
-
-
-def _custom(where: str, name: str, args: list[object], kwargs: dict[str, object]) -> Scheme:
+def _custom(where: str, name: str, given: Arguments) -> Scheme:
     head = f"{where}:{name}"
     of, function, parameters = custom.load(where, name)
-    arguments = _bind(shortened(head), parameters, args, kwargs)
+    arguments = calls.bind(shortened(head), parameters, given)
     law = (inspect.getdoc(function) or "").partition("\n")[0]
-    return Scheme(_written(head, arguments), of, function, arguments, _cannot_never, law)
+    return Scheme(calls.written(head, arguments), of, function, arguments, _cannot_never, law)

@@ -41,7 +41,7 @@ def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
         if not callable(made):
             raise ParamctlError(f"{shortened(source.name)}: {type(made).__name__} is no module and makes none")
         hint = "give its arguments as --arg name=value" if _lacks_arguments(made, source.arguments) else ""
-        with usercode.running(source.name, hint=hint):
+        with usercode.running(source.name, folder=source.path.parent if source.path else None, hint=hint):
             made = made(**source.arguments)
     if not isinstance(made, nn.Module):
         raise ParamctlError(f"{shortened(source.name)}: it made a {type(made).__name__}, and not a torch.nn.Module")

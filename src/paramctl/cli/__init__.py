@@ -67,6 +67,7 @@ def run(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    argv = argv or ["--help"]
     only = next((word for word in argv if not word.startswith("-")), None)
     try:
         application = app(only if only in COMMANDS else None)
@@ -85,7 +86,8 @@ def run(argv: Sequence[str]) -> int:
         return _fail("error: not enough memory")
     except OSError as error:
         _close_stdout()
-        return _fail(f"error: {escaped(str(error.filename or 'standard output'))}: {(error.strerror or str(error)).lower()}")
+        where = escaped(str(error.filename or "standard output"))
+        return _fail(f"error: {where}: {(error.strerror or str(error)).lower()}")
     return code if isinstance(code, int) else Exit.DONE
 
 

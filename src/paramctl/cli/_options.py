@@ -15,38 +15,28 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from paramctl import formats, render
-from paramctl.checkpoint import Checkpoint, at
+from paramctl import api, render
+from paramctl.checkpoint import Checkpoint
+from paramctl.cli import _complete as complete
 from paramctl.errors import ParamctlError, shortened
 from paramctl.report import Report
-from paramctl.select import Filters, Selection, select
 from paramctl.source import NO_MODEL_HINT, default_model, is_model, resolve
 
 _Texts = list[str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """Which model, and which of its parameters."""
+_At = Annotated[str, typer.Option("--at", metavar="PATH", help="Root the view there, in a nested checkpoint.")]
+_Arg = Annotated[_Texts, typer.Option("--arg", metavar="NAME=VALUE", help="An argument for a definition's callable.")]
+_MODEL_HELP = "a file, a definition (net.py, net.py:build, package.module:name), or - for standard input"
 
-    words: Annotated[
-        _Texts,
-        typer.Argument(
-            metavar="[MODEL] [PATTERN]...",
-            help="A file, a definition (net.py, net.py:build, package.module:name), or - for standard input; "
-            "then what is chosen of it: names, modules, wildcards, re:…, !…, [0][1], each perhaps with a [slice].",
-            show_default=False,
-        ),
-    ] = None
-    select: Annotated[_Texts, typer.Option("--select", "-s", metavar="PATTERN", help="As PATTERN.")] = None
-    layer: Annotated[_Texts, typer.Option("--layer", "-l", metavar="PATH", help="Only that module's parameters.")] = None
-    type: Annotated[_Texts, typer.Option("--type", "-t", metavar="TYPE", help="Only of modules of that type.")] = None
-    dtype: Annotated[_Texts, typer.Option("--dtype", metavar="DTYPE", help="Only of that dtype.")] = None
-    kind: Annotated[_Texts, typer.Option("--kind", metavar="KIND", help="Only parameter, buffer or tensor.")] = None
-    at: Annotated[str, typer.Option("--at", metavar="PATH", help="Root the view there, in a nested checkpoint.")] = ""
-    arg: Annotated[
-        _Texts, typer.Option("--arg", metavar="NAME=VALUE", help="An argument for a definition's callable.")
-    ] = None
+
+class _Words:
+    """What the positional words mean: a MODEL, and what comes after it."""
+
+    __slots__ = ()
+    words: _Texts
+    at: str
+    arg: _Texts
 
     def split(self, *, is_word: Callable[[str], bool] = lambda _: False) -> tuple[str | None, list[str]]:
         """MODEL and the words after it. The first word is no MODEL if `is_word` says so, or if a default is set."""
@@ -63,28 +53,80 @@ class Model:
             raise ParamctlError("no MODEL was given", hint=NO_MODEL_HINT)
         return first, words[1:]
 
-    def read(self, model: str | None, *, values: bool = False, seed: int | None = None) -> Checkpoint:
-        """The checkpoint that `model` names, rooted at `--at`."""
-        checkpoint = formats.read(resolve(model, arguments=self.arg or ()), values=values, seed=seed)
-        return at(checkpoint, self.at) if self.at else checkpoint
+    def read(self, model: str | None, *, values: bool = False, seed: int | None = None) -> api.Model:
+        """The model that `model` names, rooted at `--at`."""
+        return api.open(resolve(model, arguments=self.arg or ()), at=self.at, values=values, seed=seed)
 
-    def open(self, *, values: bool = False, seed: int | None = None) -> tuple[Checkpoint, Selection]:
-        """The checkpoint, and what is chosen of it."""
-        model, patterns = self.split()
-        checkpoint = self.read(model, values=values, seed=seed)
-        return checkpoint, self.choose(checkpoint, patterns)
 
-    def choose(self, checkpoint: Checkpoint, patterns: list[str]) -> Selection:
-        """What the patterns and the filters choose."""
-        filters = Filters(
-            tuple(self.layer or ()), tuple(self.type or ()), tuple(self.dtype or ()), tuple(self.kind or ())
+@dataclass(frozen=True, slots=True)
+class Whole(_Words):
+    """A whole model."""
+
+    words: Annotated[
+        _Texts,
+        typer.Argument(metavar="[MODEL]", help=f"{_MODEL_HELP}.", show_default=False, autocompletion=complete.models),
+    ] = None
+    at: _At = ""
+    arg: _Arg = None
+
+    def open(self) -> api.Model:
+        """The model."""
+        name, more = self.split()
+        if more:
+            raise ParamctlError(f"one MODEL is taken, and there is {shortened(more[0])} too", hint="--at PATH roots it")
+        return self.read(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned(_Words):
+    """A model, and assignments to its parameters."""
+
+    words: Annotated[
+        _Texts,
+        typer.Argument(
+            metavar="[MODEL] ASSIGNMENT...",
+            help=f"MODEL: {_MODEL_HELP}. ASSIGNMENT: TARGET = VALUE, or +=, -=, *=, /=.",
+            show_default=False,
+            autocompletion=complete.words,
+        ),
+    ] = None
+    at: _At = ""
+    arg: _Arg = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model(_Words):
+    """A model, and which of its parameters."""
+
+    words: Annotated[
+        _Texts,
+        typer.Argument(
+            metavar="[MODEL] [PATTERN]...",
+            help=f"MODEL: {_MODEL_HELP}. PATTERN: a name, a module, a wildcard, re:…, !…, or [0][1]; "
+            "a [slice] may follow.",
+            show_default=False,
+            autocompletion=complete.words,
+        ),
+    ] = None
+    select: Annotated[_Texts, typer.Option("--select", "-s", metavar="PATTERN", help="As PATTERN.")] = None
+    layer: Annotated[_Texts, typer.Option("--layer", "-l", metavar="PATH", help="Only of that module.")] = None
+    type: Annotated[_Texts, typer.Option("--type", "-t", metavar="TYPE", help="Only of modules of that type.")] = None
+    dtype: Annotated[_Texts, typer.Option("--dtype", metavar="DTYPE", help="Only of that dtype.")] = None
+    kind: Annotated[_Texts, typer.Option("--kind", metavar="KIND", help="Only parameter, buffer or tensor.")] = None
+    at: _At = ""
+    arg: _Arg = None
+
+    def open(self, *, values: bool = False, seed: int | None = None) -> api.Model:
+        """The model, and what is chosen of it."""
+        name, patterns = self.split()
+        return self.read(name, values=values, seed=seed).select(
+            *patterns,
+            *(self.select or ()),
+            layer=self.layer or (),
+            type=self.type or (),
+            dtype=self.dtype or (),
+            kind=self.kind or (),
         )
-        return select(checkpoint, [*patterns, *(self.select or ())], filters)
-
-    @property
-    def narrows(self) -> bool:
-        """Whether anything but the model was given."""
-        return bool(self.select or self.layer or self.type or self.dtype or self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +212,7 @@ class Writing:
     """Where a change is written. Without either nothing is."""
 
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="Write the changed model there; - is standard output.")
+        str, typer.Option("--output", "-o", metavar="OUT", help="Write the changed model to OUT; - is stdout.")
     ] = ""
     in_place: Annotated[bool, typer.Option("--in-place", help="Write it over the file it was read from.")] = False
 
@@ -182,7 +224,9 @@ class Writing:
             return self.output
         source = checkpoint.source
         if source.kind == "definition":
-            raise ParamctlError(f"{shortened(source.name)}: a definition is code", hint="name a file to write with -o OUT")
+            raise ParamctlError(
+                f"{shortened(source.name)}: a definition is code", hint="name a file to write with -o OUT"
+            )
         if source.name == "-":
             raise ParamctlError("--in-place, and the model is standard input", hint="-o - writes it to standard output")
         return source.name

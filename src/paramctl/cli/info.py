@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from paramctl import ops
-from paramctl.cli._options import Model, Output
-from paramctl.errors import ParamctlError
+from paramctl.cli._options import Output, Whole
 
 EXAMPLES = """\b
 Examples:
@@ -13,10 +11,7 @@ Examples:
 """
 
 
-def command(model: Model, output: Output) -> None:
-    """A model in short: format, totals, dtypes, metadata, and what it holds besides tensors."""
+def command(model: Whole, output: Output) -> None:
+    """The model in short: totals, dtypes, metadata, extras."""
     output.check()
-    name, patterns = model.split()
-    if patterns or model.narrows:
-        raise ParamctlError("info is about the whole model", hint="--at PATH roots it; ls and tree take patterns")
-    output.show(ops.info(model.read(name)))
+    output.show(model.open().info())

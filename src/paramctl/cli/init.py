@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from paramctl import formats, ops, recipe
+from paramctl import ops, recipe
 from paramctl.cli._changes import carry_out
 from paramctl.cli._options import Model, Output, Writing
-from paramctl.source import resolve
 
 EXAMPLES = """\b
 Examples:
@@ -23,12 +22,13 @@ Examples:
 
 def command(
     model: Model,
-    writing: Writing,
-    output: Output,
-    scheme: Annotated[str, typer.Option("--scheme", metavar="S", help="For the weights: NAME or NAME(arg=value).")] = "",
+    *,
+    scheme: Annotated[
+        str, typer.Option("--scheme", metavar="S", help="For the weights: NAME or NAME(arg=value).")
+    ] = "",
     bias: Annotated[str, typer.Option("--bias", metavar="S", help="For the biases.")] = "",
     rule: Annotated[
-        list[str] | None, typer.Option("--rule", metavar="SELECT=S", help="For what SELECT chooses; a later rule wins.")
+        list[str] | None, typer.Option("--rule", metavar="SELECT=S", help="For what SELECT chooses; later ones win.")
     ] = None,
     recipe_file: Annotated[str, typer.Option("--recipe", metavar="FILE.toml", help="Rules from a file.")] = "",
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For torch.manual_seed.")] = None,
@@ -36,10 +36,13 @@ def command(
         str, typer.Option("--model", metavar="DEFINITION", help="What tells the classes of a state dict.")
     ] = "",
     list_: Annotated[bool, typer.Option("--list", help="Every scheme with its arguments and law.")] = False,
+    writing: Writing,
+    output: Output,
 ) -> None:
-    """Initialize by name: every function of torch.nn.init, `default`, or a function of your own.
+    """Initialize by name, or with a function of your own.
 
-    S is NAME, NAME(arg=value, …), or file.py:function, of a tensor or of a module.
+    S is a function of torch.nn.init as NAME or NAME(arg=value, …), `default` for each module's own
+    reset_parameters, or file.py:function, of a tensor or of a module.
     Without -o or --in-place the plan is shown.
     """
     output.check()
@@ -49,8 +52,8 @@ def command(
     read = recipe.read(recipe_file) if recipe_file else recipe.Recipe(())
     rules = (*read.rules, *map(recipe.rule, rule or ()))
     known = seed if seed is not None else read.seed
-    checkpoint, selection = model.open(values=True, seed=known)
-    classes = formats.read(resolve(definition), values=True) if definition else None
-    plan = ops.init(checkpoint, selection, scheme=scheme, bias=bias, rules=rules, seed=known, model=classes)
-    notes = () if known is not None else (f"seed {plan.metadata['seed']} was drawn; --seed repeats it",)
-    carry_out(checkpoint, plan, writing, output, notes=notes)
+    edit = model.open(values=True, seed=known).init(
+        scheme=scheme, bias=bias, rules=rules, seed=known, definition=definition
+    )
+    notes = () if known is not None else (f"seed {edit.plan.metadata['seed']} was drawn; --seed repeats it",)
+    carry_out(edit, writing, output, notes=notes)

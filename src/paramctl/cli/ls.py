@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from paramctl import ops
 from paramctl.cli._options import Model, Output
 
 EXAMPLES = """\b
@@ -14,6 +13,6 @@ Examples:
 
 
 def command(model: Model, output: Output) -> None:
-    """One parameter a line: name, shape, dtype, size, and what it is tied to."""
+    """One parameter a line."""
     output.check()
-    output.show(ops.ls(*model.open()))
+    output.show(model.open().ls())

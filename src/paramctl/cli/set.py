@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from paramctl import ops
 from paramctl.assign import has_operator
 from paramctl.cli._changes import carry_out
-from paramctl.cli._options import Model, Output, Writing
+from paramctl.cli._options import Assigned, Output, Writing
 from paramctl.errors import ParamctlError
 
 EXAMPLES = """\b
@@ -21,20 +20,19 @@ Examples:
 
 
 def command(
-    model: Model,
+    model: Assigned,
+    *,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None,
     writing: Writing,
     output: Output,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None,
 ) -> None:
-    """Assign to parameters and slices: TARGET = VALUE, or +=, -=, *=, /=.
+    """Assign to parameters and slices.
 
-    VALUE is a number, a list of them, or another parameter. Without -o or --in-place the plan is shown.
+    TARGET is a name or a wildcard, perhaps with a [slice]; VALUE is a number, a list of them, or another parameter. Without -o or --in-place the plan is shown.
     """
     output.check()
-    if model.narrows:
-        raise ParamctlError("set takes its targets from the assignments", hint="paramctl set MODEL '*.bias = 0'")
     name, assignments = model.split(is_word=has_operator)
     if not assignments:
         raise ParamctlError("no assignment was given", hint="paramctl set MODEL '0.weight[0, 0] = 42'")
-    checkpoint = model.read(name, values=True, seed=seed)
-    carry_out(checkpoint, ops.set(checkpoint, assignments), writing, output, notes=())
+    edit = model.read(name, values=True, seed=seed).set(*assignments)
+    carry_out(edit, writing, output)

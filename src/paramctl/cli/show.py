@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from paramctl import ops
 from paramctl.cli._options import Model, Output
 
 EXAMPLES = """\b
@@ -21,12 +20,16 @@ MOST_SHOWN = 1000  # torch.set_printoptions(threshold=1000)
 
 def command(
     model: Model,
-    output: Output,
+    *,
     full: Annotated[bool, typer.Option("--full", help="Every value, on a terminal too.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None,
+    output: Output,
 ) -> None:
-    """Values and slices, and what a parameter is: class, dtype, requires_grad, gradient."""
+    """Values and slices, and what a parameter is.
+
+    That is its class, dtype, shape, requires_grad and gradient, which is None before a backward pass.
+    """
     output.check()
-    checkpoint, selection = model.open(values=True, seed=seed)
     cut = output.is_table and sys.stdout.isatty() and not full
-    output.show(ops.show(checkpoint, selection, most=MOST_SHOWN if cut else None), full=full)
+    report = model.open(values=True, seed=seed).show(most=MOST_SHOWN if cut else None)
+    output.show(report, full=full)

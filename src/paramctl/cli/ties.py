@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from paramctl import ops
 from paramctl.cli._options import Model, Output
 
 EXAMPLES = """\b
@@ -13,7 +12,10 @@ Examples:
 
 
 def command(model: Model, output: Output) -> None:
-    """Groups of tied tensors: which names share a storage, how, and how many bytes that saves."""
+    """Tied tensors: which names share a storage, and how.
+
+    The relation is `same` for names of the very same elements, `view` for slices, transposes and other parts of one
+    storage, and `overlap` for tensors that share some elements and not others.
+    """
     output.check()
-    report = ops.ties(*model.open())
-    output.show(report)
+    output.show(model.open().ties())

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from paramctl import ops
 from paramctl.cli._options import Model, Output
 
 EXAMPLES = """\b
@@ -19,11 +18,14 @@ Examples:
 
 def command(
     model: Model,
-    output: Output,
+    *,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Show every layer, and not layers.[0-31] ×32.")] = False,
     depth: Annotated[int | None, typer.Option("--depth", min=0, metavar="N", help="Show N levels.")] = None,
+    output: Output,
 ) -> None:
-    """The hierarchy: module types, shapes, dtypes, counts and ties, with repeated layers folded."""
+    """The hierarchy, repeated layers folded.
+
+    Shows module types where the model knows them, shapes, dtypes, counts, and what is tied to what.
+    """
     output.check()
-    checkpoint, selection = model.open()
-    output.show(ops.tree(checkpoint, selection, fold=not no_fold, depth=depth), default="tree")
+    output.show(model.open().tree(fold=not no_fold, depth=depth), default="tree")

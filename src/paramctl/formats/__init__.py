@@ -80,7 +80,7 @@ def torch_tier(name: str) -> ModuleType:
 def _folder(source: Source) -> FileError:
     folder = source.path or Path()
     try:
-        inside = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".pt", ".bin", ".pth"))
+        inside = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".bin", ".pth"))
     except OSError as error:
         return FileError(source.name, (error.strerror or str(error)).lower())
     hint = f"name a file in it: {folder / inside[0]}" if inside else ""

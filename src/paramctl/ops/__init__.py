@@ -16,6 +16,7 @@ OPERATIONS: dict[str, str] = {
     "info": "paramctl.ops.info",
     "ties": "paramctl.ops.ties",
     "show": "paramctl.ops.show",
+    "array": "paramctl.ops.show",
     "set": "paramctl.ops.set",
     "init": "paramctl.ops.init",
     "initializers": "paramctl.ops.init",

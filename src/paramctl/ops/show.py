@@ -24,6 +24,9 @@ COLUMNS = (
 EDGE_ITEMS = 3  # torch.set_printoptions
 
 
+array = values.array
+
+
 def show(checkpoint: Checkpoint, selection: Selection, *, most: int | None = None) -> Report:
     """A row for each chosen parameter or slice, `value` as nested lists.
 

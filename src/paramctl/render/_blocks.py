@@ -48,9 +48,7 @@ def _heading(fields: dict[str, Any], screen: Screen) -> str:
     piece = piece if not piece or piece.startswith("[") else f"[{piece}]"
     words = [(name_text(str(fields.get("name", ""))) + escaped(piece), "head")]
     words += [
-        (escaped(str(fields[key])), "type" if key == "class" else "")
-        for key in ("class", "dtype")
-        if fields.get(key)
+        (escaped(str(fields[key])), "type" if key == "class" else "") for key in ("class", "dtype") if fields.get(key)
     ]
     if fields.get("shape") is not None:
         words.append((value_text(fields["shape"], "shape", screen), "shape"))

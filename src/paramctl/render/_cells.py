@@ -121,8 +121,9 @@ def value_text(value: Any, unit: str, screen: Screen) -> str:
 def column_texts(column: Column, values: Sequence[Any], screen: Screen) -> list[str]:
     """`value_text` of a whole column; what comes again is made once."""
     kinds = set(map(type, values)) - {type(None)}
-    if kinds == {str} and column.unit == "name" and None not in values:
-        return [text or '""' for text in escape_all(list(values))]
+    if kinds == {str} and None not in values:
+        texts = escape_all(list(values))
+        return [text or '""' for text in texts] if column.unit == "name" else texts
     if kinds in ({str}, {int}, {bool}):  # one kind alone: True and 1 are the same key
         known = {value: value_text(value, column.unit, screen) for value in set(values)}
         return [known[value] for value in values]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
@@ -65,14 +65,10 @@ def _column(values: tuple[Any, ...]) -> list[str]:
     kinds = set(map(type, values))
     if kinds == {int}:
         return list(map(str, values))
-    if kinds <= {str, type(None)} or kinds <= {
-        bool,
-        type(None),
-    }:  # one kind: True and 1 would be the same key
-        distinct = set(values)
-        if None not in distinct and len(distinct) > len(values) // 2 and "\x7f" not in "".join(values):
-            return list(map(encode_basestring_ascii, values))
-        known = {value: encode(value) for value in distinct}
+    if kinds == {str} and "\x7f" not in "".join(values):
+        return list(map(encode_basestring_ascii, values))
+    if kinds <= {str, type(None)} or kinds <= {bool, type(None)}:  # one kind: True and 1 would be the same key
+        known = {value: encode(value) for value in set(values)}
         return [known[value] for value in values]
     if kinds == {list} and are_ints(values):
         return list(map(str, values))

@@ -94,9 +94,7 @@ def without(columns: list[Drawn], width: int) -> tuple[list[Drawn], list[str]]:
     if not any(column.key == "name" for column in columns):
         return columns, hidden
     steps = [(_WIDEST, key) for key in _LESS_NEEDED] + [(_NARROW, "numel")]
-    if any(
-        column.column.unit == "number" for column in columns
-    ):  # what a tensor is, beside how its values are
+    if any(column.column.unit == "number" for column in columns):  # what a tensor is, beside how its values are
         steps += [(_NARROW, "shape"), (_NARROW, "dtype")]
     for most, key in steps:
         if _total([_wanted(column, most) for column in columns]) <= width:

@@ -86,15 +86,13 @@ def _lines(report: Report, root: Branch, screen: Screen) -> Iterator[_Line]:
     """Every node below the root, depth first; without recursion, for a name may have a thousand dots."""
     middle, last, bar, blank = _ASCII_GUIDES if screen.ascii else _GUIDES
     leaves = _Leaves(report, screen)
-    labels: dict[str, tuple[str, int]] = {}
-    stack = [("", root)]  # with what stands before the guide of each
-    lasts = {id(root)}
+    labels: dict[tuple[str, int], tuple[str, int]] = {}
+    stack = [(root, "", True)]  # what stands before the guide, and whether it is the last of its parent
     while stack:
-        prefix, node = stack.pop()
-        is_last = id(node) in lasts
+        node, prefix, is_last = stack.pop()
         if node is not root:
             guide = prefix + (last if is_last else middle)
-            label = f"{node.label}\0{node.times}"
+            label = (node.label, node.times)
             if label not in labels:
                 text = name_text(node.label) + _times(node, screen)
                 labels[label] = (text, cells(text))
@@ -103,8 +101,8 @@ def _lines(report: Report, root: Branch, screen: Screen) -> Iterator[_Line]:
             yield _Line(guide, text, len(guide) + width, tail)
             prefix += blank if is_last else bar
         if node.children:
-            lasts.add(id(node.children[-1]))
-            stack += [(prefix, child) for child in reversed(node.children)]
+            stack.append((node.children[-1], prefix, True))
+            stack += [(child, prefix, False) for child in node.children[-2::-1]]
 
 
 def _times(node: Branch, screen: Screen) -> str:
@@ -137,13 +135,14 @@ class _Leaves:
 
     def tail(self, row: int) -> _Tail:
         values = self._rows[row]
-        shape, dtype, kind, tie = [None if place is None else values[place] for place in self._places]
+        fields: list[Any] = [None if place is None else values[place] for place in self._places]
+        shape, dtype, kind, tie = fields
         key = (None if shape is None else tuple(shape), dtype, kind, tie)
         if key not in self._known:
-            self._known[key] = _Tail(self._words(*key), self._screen)
+            self._known[key] = _Tail(self._words(shape, dtype, kind, tie), self._screen)
         return self._known[key]
 
-    def _words(self, shape: tuple[int, ...] | None, dtype: str, kind: str, tie: str | None) -> list[_Word]:
+    def _words(self, shape: list[int] | None, dtype: str, kind: str, tie: str | None) -> list[_Word]:
         words = [] if shape is None else [_Word(shape_text(shape, self._screen), "shape")]
         if dtype:
             words.append(_Word(escaped(dtype)))

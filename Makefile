@@ -1,0 +1,39 @@
+# Everything is set up in .venv; nothing is installed outside of it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check docs corpus bench clean
+
+demo: $(READY)  ## set up, and show the main job on bundled models
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
+
+test: $(READY) check  ## set up, and run everything that CI runs
+	$(BIN)/python -m pytest -q -m "not corpus and not slow"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/reference.py --check
+
+docs: $(READY)  ## write the generated pages anew
+	$(BIN)/python docs/reference.py
+
+corpus: $(READY)  ## the tests on real checkpoints: PARAMCTL_CORPUS and PARAMCTL_MANIFEST name them
+	$(BIN)/python -m pytest -q -m corpus
+
+bench: $(READY)
+	$(BIN)/python bench/data.py
+	$(BIN)/python bench/look.py
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,12 @@
+#!/bin/sh
+# The main job on the bundled models. Every command is shown before it is run.
+set -eu
+cd "$(dirname "$0")/.."
+show() {
+	printf '\n$ %s\n' "$*"
+	"$@"
+}
+show paramctl tree models/gpt.py
+show paramctl ties models/gpt.py -f table
+show paramctl show models/mlp.py 2.bias --seed 0 -f table
+show paramctl init models/mlp.py --scheme xavier --layer 0 --seed 0 -f table

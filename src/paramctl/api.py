@@ -1,0 +1,232 @@
+"""Header tier: the Python API. The commands are skins on it.
+
+>>> model = paramctl.open("model.pt")
+>>> model["0.weight"].numpy()
+>>> model.select("*.bias").ls().dicts()
+>>> model.init(scheme="xavier_uniform", seed=0).write("new.pt")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from paramctl import formats, ops, sharing
+from paramctl import plan as plans
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.checkpoint import at as rooted
+from paramctl.errors import SelectError, nearest, shortened
+from paramctl.formats import edit
+from paramctl.plan import Plan
+from paramctl.recipe import Rule
+from paramctl.report import Report
+from paramctl.select import Filters, Selection
+from paramctl.select import select as choose
+from paramctl.source import Source, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named tensor of a model, whose values are read when they are asked for."""
+
+    param: Param
+    model: Model
+
+    @property
+    def name(self) -> str:
+        return self.param.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.param.shape
+
+    @property
+    def dtype(self) -> str:
+        """The name torch gives it: "float32"."""
+        return self.param.dtype.name
+
+    def numpy(self) -> NDArray[Any]:
+        """The values; bfloat16 and float8 as the types of ml_dtypes.
+
+        Raises:
+            ParamctlError: the bytes cannot be had, or numpy has no such type.
+        """
+        held = self.model.with_values().checkpoint.params[self.name]
+        found: NDArray[np.generic] = ops.array(held)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A plan over a model, not carried out."""
+
+    checkpoint: Checkpoint
+    plan: Plan
+
+    def rehearse(self) -> Report:
+        """A change a row, with what it would do. Nothing is written."""
+        return self._report(edit.rehearse(self.checkpoint, self.plan))
+
+    def write(self, target: str) -> Report:
+        """Write the whole changed model to a path, or `-` for standard output; the path may be the one it is from.
+
+        Raises:
+            FileError: it cannot be written; what was there is as it was.
+        """
+        return self._report(edit.write(self.checkpoint, self.plan, str(target)))
+
+    def _report(self, done: Plan) -> Report:
+        names = dict.fromkeys(change.after.name for change in done.changes if change.after is not None)
+        changed = tuple(self.checkpoint.params[name] for name in names)
+        return replace(
+            plans.report(done),
+            totals=sharing.totals(self.checkpoint, changed),
+            source=self.checkpoint.source.name,
+            format=self.checkpoint.format,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An opened model, and what is chosen of it: everything, until `select` narrows it."""
+
+    checkpoint: Checkpoint
+    patterns: tuple[str, ...] = ()
+    filters: Filters = field(default_factory=Filters)
+    root: str = ""
+    has_values: bool = False
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor of that exact name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if name not in self.checkpoint.params:
+            close = nearest(name, list(self.checkpoint.params))
+            raise KeyError(f"{shortened(name)}; nearest: {', '.join(close)}" if close else shortened(name))
+        return Tensor(self.checkpoint.params[name], self)
+
+    def __iter__(self) -> Iterator[str]:
+        return (param.name for param in self.selection.chosen)
+
+    def __len__(self) -> int:
+        return len(self.selection.chosen)
+
+    @property
+    def selection(self) -> Selection:
+        """What is chosen, and the rest.
+
+        Raises:
+            SelectError: nothing is.
+        """
+        return choose(self.checkpoint, self.patterns, self.filters)
+
+    def select(
+        self,
+        *patterns: str,
+        layer: Sequence[str] = (),
+        type: Sequence[str] = (),  # noqa: A002 - the option's name
+        dtype: Sequence[str] = (),
+        kind: Sequence[str] = (),
+    ) -> Model:
+        """The same model with another choice, in the grammar of the command line."""
+        return replace(self, patterns=patterns, filters=Filters(tuple(layer), tuple(type), tuple(dtype), tuple(kind)))
+
+    def with_values(self, seed: int | None = None) -> Model:
+        """This model, its definition built with values and not on the meta device; a file as it is."""
+        if self.has_values or self.checkpoint.source.kind != "definition":
+            return self
+        made = formats.read(self.checkpoint.source, values=True, seed=seed)
+        return replace(self, checkpoint=rooted(made, self.root) if self.root else made, has_values=True)
+
+    def ls(self) -> Report:
+        """One parameter a row."""
+        return _report(ops.ls(self.checkpoint, self.selection))
+
+    def tree(self, *, fold: bool = True, depth: int | None = None) -> Report:
+        """The hierarchy, in `branch`."""
+        return _report(ops.tree(self.checkpoint, self.selection, fold=fold, depth=depth))
+
+    def info(self) -> Report:
+        """The whole model in short."""
+        if self.patterns or self.filters != Filters():
+            raise SelectError("info is about the whole model", hint="--at PATH roots it; ls and tree take patterns")
+        return _report(ops.info(self.checkpoint))
+
+    def show(self, *, most: int | None = None) -> Report:
+        """Values; of a tensor with more than `most` elements only the first and last of each axis."""
+        model = self.with_values()
+        return _report(ops.show(model.checkpoint, model.selection, most=most))
+
+    def ties(self) -> Report:
+        """Groups of tied tensors."""
+        return _report(ops.ties(self.checkpoint, self.selection))
+
+    def init(
+        self,
+        *,
+        scheme: str = "",
+        bias: str = "",
+        rules: Sequence[Rule] = (),
+        seed: int | None = None,
+        definition: str = "",
+    ) -> Edit:
+        """Initialize what is chosen.
+
+        Args:
+            scheme: for its weights: a function of torch.nn.init by name, `default`, or `file.py:function`.
+            bias: for its biases.
+            rules: each for what it selects; a later one wins.
+            seed: for `torch.manual_seed`; without one it is drawn, and `plan.metadata` keeps it.
+            definition: of the model, for a file that knows no classes.
+
+        Raises:
+            InitError: a scheme that is none, or that cannot work.
+        """
+        model = self.with_values(seed)
+        classes = formats.read(resolve(definition), values=True) if definition else None
+        planned: Plan = ops.init(
+            model.checkpoint, model.selection, scheme=scheme, bias=bias, rules=rules, seed=seed, model=classes
+        )
+        return Edit(model.checkpoint, planned)
+
+    def set(self, *assignments: str, seed: int | None = None) -> Edit:
+        """Assign: `"0.weight[0, 0] = 42"`.
+
+        Raises:
+            SelectError: a malformed assignment, or a name that is not there.
+        """
+        model = self.with_values(seed)
+        planned: Plan = ops.set(model.checkpoint, assignments)
+        return Edit(model.checkpoint, planned)
+
+
+def _report(report: Any) -> Report:
+    made: Report = report
+    return made
+
+
+def open(  # noqa: A001 - paramctl.open
+    model: str | Source, *, at: str = "", arguments: Sequence[str] = (), values: bool = False, seed: int | None = None
+) -> Model:
+    """Open a model: a file, or a definition.
+
+    Args:
+        model: as MODEL on the command line.
+        at: the path in a nested checkpoint to root the view at.
+        arguments: for a definition's callable, each `name=value`.
+        values: build a definition with its values at once; else on the meta device, until they are asked for.
+        seed: torch's, for a definition's own values.
+
+    Raises:
+        ParamctlError: it cannot be read.
+    """
+    source = model if isinstance(model, Source) else resolve(str(model), arguments=arguments)
+    checkpoint = formats.read(source, values=values, seed=seed)
+    return Model(rooted(checkpoint, at) if at else checkpoint, root=at, has_values=values)

@@ -1,0 +1,34 @@
+"""Header tier: what a shell may complete a word to."""
+
+from __future__ import annotations
+
+import glob
+import os
+from typing import Any
+
+from paramctl import api
+from paramctl.checkpoint import branches
+from paramctl.errors import ParamctlError
+from paramctl.source import is_model
+
+
+def models(ctx: Any, incomplete: str) -> list[str]:
+    """Paths that begin so."""
+    del ctx
+    found = glob.glob(glob.escape(incomplete) + "*")  # noqa: PTH207 - as it is written
+    return [path + "/" if os.path.isdir(path) else path for path in sorted(found)]  # noqa: PTH112
+
+
+def words(ctx: Any, incomplete: str) -> list[str]:
+    """Paths for the first word, then names of the model's parameters and modules; nothing of a definition is run."""
+    given = ctx.params.get("words") or []
+    if not given:
+        return models(ctx, incomplete)
+    if not is_model(given[0]) or given[0] == "-":
+        return []
+    try:
+        checkpoint = api.open(given[0]).checkpoint if not given[0].partition(":")[0].endswith(".py") else None
+    except ParamctlError:
+        return []
+    names = [*checkpoint.params, *branches(checkpoint.params)] if checkpoint else []
+    return sorted(name for name in names if name.startswith(incomplete))
