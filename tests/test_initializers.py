@@ -298,7 +298,7 @@ TABLE = [
     ("init.py", "init.py: names no function\n\nhint: write init.py:FUNCTION"),
     ("nowhere.py:f", "nowhere.py: no such file"),
     ("no_such_module:f", "no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
-    ("math:sine", "math: there is no sine in it\n\nhint: sin or sinh?"),
+    ("math:sine", "math: there is no sine in it\n\nhint: sin or sinh or asin?"),
     ("math:pi", "math: pi is no function"),
     ("normal(sdt=1)", "normal: no argument 'sdt'\n\nhint: it takes mean=0.0, std=1.0"),
     ("normal(generator=1)", "normal: no argument 'generator'\n\nhint: it takes mean=0.0, std=1.0"),

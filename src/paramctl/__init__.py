@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paramctl.api import Edit, Model, Tensor, open  # noqa: A004
+    from paramctl.api import Model, Tensor, open  # noqa: A004
     from paramctl.errors import ParamctlError
+    from paramctl.ops.edit import Edit
 
 __all__ = ["Edit", "Model", "ParamctlError", "Tensor", "open"]
 
@@ -14,5 +15,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'paramctl' has no attribute {name!r}")
     import importlib  # noqa: PLC0415 - the command line needs none of this
 
-    module = importlib.import_module("paramctl.errors" if name == "ParamctlError" else "paramctl.api")
-    return getattr(module, name)
+    homes = {"ParamctlError": "paramctl.errors", "Edit": "paramctl.ops.edit"}
+    return getattr(importlib.import_module(homes.get(name, "paramctl.api")), name)

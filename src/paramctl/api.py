@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paramctl import formats, ops, sharing
-from paramctl import plan as plans
+from paramctl import formats, ops
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.checkpoint import at as rooted
 from paramctl.errors import SelectError, nearest, shortened
-from paramctl.formats import edit
-from paramctl.plan import Plan
-from paramctl.recipe import Rule
 from paramctl.report import Report
 from paramctl.select import Filters, Selection
 from paramctl.select import select as choose
@@ -29,9 +25,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from paramctl.ops.edit import Edit
+    from paramctl.recipe import Rule
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+
+class Tensor(NamedTuple):
     """A named tensor of a model, whose values are read when they are asked for."""
 
     param: Param
@@ -59,36 +57,6 @@ class Tensor:
         held = self.model.with_values().checkpoint.params[self.name]
         found: NDArray[np.generic] = ops.array(held)
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """A plan over a model, not carried out."""
-
-    checkpoint: Checkpoint
-    plan: Plan
-
-    def rehearse(self) -> Report:
-        """A change a row, with what it would do. Nothing is written."""
-        return self._report(edit.rehearse(self.checkpoint, self.plan))
-
-    def write(self, target: str) -> Report:
-        """Write the whole changed model to a path, or `-` for standard output; the path may be the one it is from.
-
-        Raises:
-            FileError: it cannot be written; what was there is as it was.
-        """
-        return self._report(edit.write(self.checkpoint, self.plan, str(target)))
-
-    def _report(self, done: Plan) -> Report:
-        names = dict.fromkeys(change.after.name for change in done.changes if change.after is not None)
-        changed = tuple(self.checkpoint.params[name] for name in names)
-        return replace(
-            plans.report(done),
-            totals=sharing.totals(self.checkpoint, changed),
-            source=self.checkpoint.source.name,
-            format=self.checkpoint.format,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +159,11 @@ class Model:
         """
         model = self.with_values(seed)
         classes = formats.read(resolve(definition), values=True) if definition else None
-        planned: Plan = ops.init(
+        plan = ops.init(
             model.checkpoint, model.selection, scheme=scheme, bias=bias, rules=rules, seed=seed, model=classes
         )
-        return Edit(model.checkpoint, planned)
+        edit: Edit = ops.Edit(model.checkpoint, plan)
+        return edit
 
     def set(self, *assignments: str, seed: int | None = None) -> Edit:
         """Assign: `"0.weight[0, 0] = 42"`.
@@ -203,8 +172,8 @@ class Model:
             SelectError: a malformed assignment, or a name that is not there.
         """
         model = self.with_values(seed)
-        planned: Plan = ops.set(model.checkpoint, assignments)
-        return Edit(model.checkpoint, planned)
+        edit: Edit = ops.Edit(model.checkpoint, ops.set(model.checkpoint, assignments))
+        return edit
 
 
 def _report(report: Any) -> Report:

@@ -1,9 +1,9 @@
 """Header tier: `0.weight[0, 0] = 42` and its like, parsed and never evaluated.
 
-    assignment = target operator value
-    operator   = "=" | "+=" | "-=" | "*=" | "/="
-    target     = a pattern of `select`: a name or a wildcard, perhaps with a slice
-    value      = number | "True" | "False" | list of values | a parameter's name, perhaps with a slice
+assignment = target operator value
+operator   = "=" | "+=" | "-=" | "*=" | "/="
+target     = a pattern of `select`: a name or a wildcard, perhaps with a slice
+value      = number | "True" | "False" | list of values | a parameter's name, perhaps with a slice
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
     """
     found = list(_OPERATOR.finditer(text))
     if not found:
-        raise SelectError("no assignment here: TARGET = VALUE, with =, +=, -=, *= or /=", pointer=caret(text, len(text)))
+        raise SelectError(
+            "no assignment here: TARGET = VALUE, with =, +=, -=, *= or /=", pointer=caret(text, len(text))
+        )
     match = next((m for m in found if _is_target(checkpoint, text[: m.start()])), found[0])
     target = text[: match.start()].strip()
     if not target:

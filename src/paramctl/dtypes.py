@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["float", "int", "uint", "bool", "complex", "quantized"]
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """How elements lie in bytes: `block_nbytes` bytes hold `block_numel` elements."""
 
     name: str

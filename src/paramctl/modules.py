@@ -150,5 +150,3 @@ def _put(module: nn.Module, name: str, tensor: torch.Tensor, param: Param) -> No
         module._buffers[name] = tensor  # noqa: SLF001
     else:
         object.__setattr__(module, name, tensor)
-
-

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from paramctl.checkpoint import Param
 from paramctl.report import Column, Report
@@ -24,8 +24,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One tensor's change. Without `compute` its bytes stay as they are."""
 
     before: Param | None
@@ -36,22 +35,21 @@ class Change:
     tied_with: tuple[str, ...] = ()  # other names of the same elements, which change with it
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Changes in the order in which they are made."""
 
     changes: tuple[Change, ...]
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = MappingProxyType({})
     begin: Callable[[], None] = lambda: None  # before the first change: the random generator's seed
 
     def carried_out(self, run: Callable[[Change, Compute], str]) -> Plan:
         """The plan with what each change did: `run` is called in order with every change that computes."""
         self.begin()
         changes = tuple(
-            replace(change, detail=_both(change.detail, run(change, change.compute))) if change.compute else change
+            change._replace(detail=_both(change.detail, run(change, change.compute))) if change.compute else change
             for change in self.changes
         )
-        return replace(self, changes=changes)
+        return self._replace(changes=changes)
 
 
 def _both(detail: str, did: str) -> str:

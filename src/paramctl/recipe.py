@@ -1,10 +1,10 @@
 """Header tier: rules that give parts of a model their schemes, from `--rule` and from a TOML file.
 
-    seed = 0                          # optional; --seed wins
+seed = 0                          # optional; --seed wins
 
-    [[rule]]
-    scheme = "normal(std=0.02)"
-    select = "*.weight"               # or a list; with layer and type as on the command line
+[[rule]]
+scheme = "normal(std=0.02)"
+select = "*.weight"               # or a list; with layer and type as on the command line
 """
 
 from __future__ import annotations

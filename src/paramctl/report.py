@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 Unit = Literal["", "name", "names", "shape", "count", "bytes", "number", "value"]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column: `key` is the JSON key and the header; `unit` says how a terminal may dress the raw value."""
 
     key: str
     unit: Unit = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """A node of a folded tree.
 
     `times` siblings that are alike were folded into this one, and `label` names them all (`layers.[0-31]`).
@@ -36,8 +34,7 @@ class Branch:
     children: tuple[Branch, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """Rows of raw values under column keys, and totals over them.
 
     Values are JSON's: bytes and counts are integers, shapes are lists, names are exact.
@@ -45,7 +42,7 @@ class Report:
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Any, ...], ...]
-    totals: Mapping[str, Any] = field(default_factory=dict)
+    totals: Mapping[str, Any] = MappingProxyType({})
     source: str = ""
     format: str = ""
     metadata: Mapping[str, str] | None = None  # only where the command shows it

@@ -11,9 +11,8 @@ A name that is present wins over every other reading; a module stands for all be
 from __future__ import annotations
 
 import re
-from types import EllipsisType
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from types import EllipsisType
 from typing import NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param, branches
@@ -31,8 +30,7 @@ class Pick(NamedTuple):
     slice: str  # as it was written, without the brackets; "" for the whole
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """What was chosen and what was not, both in the checkpoint's order: `chosen ∪ rest == all`."""
 
     expression: str
@@ -43,8 +41,7 @@ class Selection:
     pattern: frozenset[str] = frozenset()  # chosen by a pattern that is about parameters, as `*.bias`
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(NamedTuple):
     """What narrows a selection: each empty, or a choice of which one must hold."""
 
     layers: tuple[str, ...] = ()
@@ -140,7 +137,8 @@ def _filters(checkpoint: Checkpoint, filters: Filters) -> Iterator[Callable[[Par
             if wanted not in known and not any(module.qualified == wanted for module in checkpoint.modules.values()):
                 there = ", ".join(shortened(name, 40) for name in sorted(known - {""})[:8])
                 raise SelectError(
-                    f"{shortened(checkpoint.source.name)}: no module of type {shortened(wanted)}", hint=f"its types are {there}"
+                    f"{shortened(checkpoint.source.name)}: no module of type {shortened(wanted)}",
+                    hint=f"its types are {there}",
                 )
         owners = {m.path for m in checkpoint.modules.values() if {m.type, m.qualified} & set(filters.types)}
         yield lambda param: param.name.rpartition(".")[0] in owners
@@ -148,7 +146,9 @@ def _filters(checkpoint: Checkpoint, filters: Filters) -> Iterator[Callable[[Par
         for wanted in filters.dtypes:
             if wanted not in DTYPES:
                 close = nearest(wanted, list(DTYPES))
-                raise SelectError(f"--dtype {shortened(wanted)}: no such dtype", hint=_or(close) or "as torch names them: float32")
+                raise SelectError(
+                    f"--dtype {shortened(wanted)}: no such dtype", hint=_or(close) or "as torch names them: float32"
+                )
         yield lambda param: param.dtype.name in filters.dtypes
     if filters.kinds:
         for wanted in filters.kinds:

@@ -8,14 +8,14 @@ import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from paramctl.errors import FileError, ParamctlError, shortened
 
 NO_MODEL_HINT = (
-    "name a MODEL, set $PARAMCTL_MODEL, write `model = \"…\"` under [tool.paramctl] in pyproject.toml, or pipe a file in"
+    'name a MODEL, set $PARAMCTL_MODEL, write `model = "…"` under [tool.paramctl] in pyproject.toml, or pipe a file in'
 )
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".npz", ".npy", ".tar", ".jit", ".pt2")
 _DEFINITION = re.compile(r"^(?P<file>.*\.py)(?::(?P<name>[A-Za-z_][\w.]*))?$")
@@ -23,8 +23,7 @@ _IMPORTED = re.compile(r"^(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[
 _spools: list[Any] = []  # standard input, kept open as long as the process may read it
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A model's place. `name` is what the user wrote, for messages and the JSON `source`."""
 
     name: str
@@ -32,7 +31,7 @@ class Source:
     path: Path | None = None  # a file, a folder, or a definition's file
     module: str = ""  # a definition that is imported
     attribute: str = ""  # `net.py:attribute`
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
 
 def literals(arguments: Sequence[str]) -> dict[str, Any]:
@@ -153,7 +152,9 @@ def _reason(error: Exception) -> str:
 def spool_stdin() -> Path:
     """Standard input as a file that can be read at any offset: itself where it is a file, else a copy on disk."""
     if sys.stdin is None or os.isatty(0):
-        raise ParamctlError("MODEL is -, and standard input is a terminal", hint="pipe a checkpoint in: … | paramctl ls -")
+        raise ParamctlError(
+            "MODEL is -, and standard input is a terminal", hint="pipe a checkpoint in: … | paramctl ls -"
+        )
     if stat.S_ISREG(os.fstat(0).st_mode):
         return Path("/dev/fd/0")
     with open(0, "rb", closefd=False) as stdin:

@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
-from paramctl.api import Edit
-from paramctl.cli._options import Output, Writing, say
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from paramctl.checkpoint import Checkpoint
+from paramctl.cli._options import Output, say
+from paramctl.errors import ParamctlError, shortened
+from paramctl.ops.edit import Edit
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """Where a change is written. Without either nothing is."""
+
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="OUT", help="Write the changed model to OUT; - is stdout.")
+    ] = ""
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write it over the file it was read from.")] = False
+
+    def target(self, checkpoint: Checkpoint) -> str:
+        """The path to write, `-`, or "" for none."""
+        if self.output and self.in_place:
+            raise ParamctlError("-o and --in-place are two places to write to", hint="give one of them")
+        if not self.in_place:
+            return self.output
+        source = checkpoint.source
+        if source.kind == "definition":
+            raise ParamctlError(
+                f"{shortened(source.name)}: a definition is code", hint="name a file to write with -o OUT"
+            )
+        if source.name == "-":
+            raise ParamctlError("--in-place, and the model is standard input", hint="-o - writes it to standard output")
+        return source.name
 
 
 def carry_out(edit: Edit, writing: Writing, output: Output, *, notes: tuple[str, ...] = ()) -> None:

@@ -16,27 +16,26 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from paramctl import api, render
-from paramctl.checkpoint import Checkpoint
 from paramctl.cli import _complete as complete
 from paramctl.errors import ParamctlError, shortened
 from paramctl.report import Report
 from paramctl.source import NO_MODEL_HINT, default_model, is_model, resolve
 
-_Texts = list[str] | None
+Texts = list[str] | None
 
 
-_At = Annotated[str, typer.Option("--at", metavar="PATH", help="Root the view there, in a nested checkpoint.")]
-_Arg = Annotated[_Texts, typer.Option("--arg", metavar="NAME=VALUE", help="An argument for a definition's callable.")]
-_MODEL_HELP = "a file, a definition (net.py, net.py:build, package.module:name), or - for standard input"
+At = Annotated[str, typer.Option("--at", metavar="PATH", help="Root the view there, in a nested checkpoint.")]
+Arg = Annotated[Texts, typer.Option("--arg", metavar="NAME=VALUE", help="An argument for a definition's callable.")]
+MODEL_HELP = "a file, a definition (net.py, net.py:build, package.module:name), or - for standard input"
 
 
-class _Words:
+class Words:
     """What the positional words mean: a MODEL, and what comes after it."""
 
     __slots__ = ()
-    words: _Texts
+    words: Texts
     at: str
-    arg: _Texts
+    arg: Texts
 
     def split(self, *, is_word: Callable[[str], bool] = lambda _: False) -> tuple[str | None, list[str]]:
         """MODEL and the words after it. The first word is no MODEL if `is_word` says so, or if a default is set."""
@@ -59,62 +58,26 @@ class _Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole(_Words):
-    """A whole model."""
-
-    words: Annotated[
-        _Texts,
-        typer.Argument(metavar="[MODEL]", help=f"{_MODEL_HELP}.", show_default=False, autocompletion=complete.models),
-    ] = None
-    at: _At = ""
-    arg: _Arg = None
-
-    def open(self) -> api.Model:
-        """The model."""
-        name, more = self.split()
-        if more:
-            raise ParamctlError(f"one MODEL is taken, and there is {shortened(more[0])} too", hint="--at PATH roots it")
-        return self.read(name)
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned(_Words):
-    """A model, and assignments to its parameters."""
-
-    words: Annotated[
-        _Texts,
-        typer.Argument(
-            metavar="[MODEL] ASSIGNMENT...",
-            help=f"MODEL: {_MODEL_HELP}. ASSIGNMENT: TARGET = VALUE, or +=, -=, *=, /=.",
-            show_default=False,
-            autocompletion=complete.words,
-        ),
-    ] = None
-    at: _At = ""
-    arg: _Arg = None
-
-
-@dataclass(frozen=True, slots=True)
-class Model(_Words):
+class Model(Words):
     """A model, and which of its parameters."""
 
     words: Annotated[
-        _Texts,
+        Texts,
         typer.Argument(
             metavar="[MODEL] [PATTERN]...",
-            help=f"MODEL: {_MODEL_HELP}. PATTERN: a name, a module, a wildcard, re:…, !…, or [0][1]; "
+            help=f"MODEL: {MODEL_HELP}. PATTERN: a name, a module, a wildcard, re:…, !…, or [0][1]; "
             "a [slice] may follow.",
             show_default=False,
             autocompletion=complete.words,
         ),
     ] = None
-    select: Annotated[_Texts, typer.Option("--select", "-s", metavar="PATTERN", help="As PATTERN.")] = None
-    layer: Annotated[_Texts, typer.Option("--layer", "-l", metavar="PATH", help="Only of that module.")] = None
-    type: Annotated[_Texts, typer.Option("--type", "-t", metavar="TYPE", help="Only of modules of that type.")] = None
-    dtype: Annotated[_Texts, typer.Option("--dtype", metavar="DTYPE", help="Only of that dtype.")] = None
-    kind: Annotated[_Texts, typer.Option("--kind", metavar="KIND", help="Only parameter, buffer or tensor.")] = None
-    at: _At = ""
-    arg: _Arg = None
+    select: Annotated[Texts, typer.Option("--select", "-s", metavar="PATTERN", help="As PATTERN.")] = None
+    layer: Annotated[Texts, typer.Option("--layer", "-l", metavar="PATH", help="Only of that module.")] = None
+    type: Annotated[Texts, typer.Option("--type", "-t", metavar="TYPE", help="Only of modules of that type.")] = None
+    dtype: Annotated[Texts, typer.Option("--dtype", metavar="DTYPE", help="Only of that dtype.")] = None
+    kind: Annotated[Texts, typer.Option("--kind", metavar="KIND", help="Only parameter, buffer or tensor.")] = None
+    at: At = ""
+    arg: Arg = None
 
     def open(self, *, values: bool = False, seed: int | None = None) -> api.Model:
         """The model, and what is chosen of it."""
@@ -205,31 +168,6 @@ def _width() -> int:
         return os.get_terminal_size(1).columns or 80
     except OSError:
         return 80
-
-
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """Where a change is written. Without either nothing is."""
-
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="Write the changed model to OUT; - is stdout.")
-    ] = ""
-    in_place: Annotated[bool, typer.Option("--in-place", help="Write it over the file it was read from.")] = False
-
-    def target(self, checkpoint: Checkpoint) -> str:
-        """The path to write, `-`, or "" for none."""
-        if self.output and self.in_place:
-            raise ParamctlError("-o and --in-place are two places to write to", hint="give one of them")
-        if not self.in_place:
-            return self.output
-        source = checkpoint.source
-        if source.kind == "definition":
-            raise ParamctlError(
-                f"{shortened(source.name)}: a definition is code", hint="name a file to write with -o OUT"
-            )
-        if source.name == "-":
-            raise ParamctlError("--in-place, and the model is standard input", hint="-o - writes it to standard output")
-        return source.name
 
 
 def say(text: str) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from paramctl import ops, recipe
-from paramctl.cli._changes import carry_out
-from paramctl.cli._options import Model, Output, Writing
+from paramctl.cli._changes import Writing, carry_out
+from paramctl.cli._options import Model, Output
 
 EXAMPLES = """\b
 Examples:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from paramctl.assign import has_operator
-from paramctl.cli._changes import carry_out
-from paramctl.cli._options import Assigned, Output, Writing
+from paramctl.cli import _complete as complete
+from paramctl.cli._changes import Writing, carry_out
+from paramctl.cli._options import MODEL_HELP, Arg, At, Output, Texts, Words
 from paramctl.errors import ParamctlError
 
 EXAMPLES = """\b
@@ -17,6 +19,23 @@ Examples:
   paramctl set model.pt '*.bias = 0' -o zeroed.pt
   paramctl set model.pt '2.bias = [0.5]' --in-place
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned(Words):
+    """A model, and assignments to its parameters."""
+
+    words: Annotated[
+        Texts,
+        typer.Argument(
+            metavar="[MODEL] ASSIGNMENT...",
+            help=f"MODEL: {MODEL_HELP}. ASSIGNMENT: TARGET = VALUE, or +=, -=, *=, /=.",
+            show_default=False,
+            autocompletion=complete.words,
+        ),
+    ] = None
+    at: At = ""
+    arg: Arg = None
 
 
 def command(
@@ -28,7 +47,8 @@ def command(
 ) -> None:
     """Assign to parameters and slices.
 
-    TARGET is a name or a wildcard, perhaps with a [slice]; VALUE is a number, a list of them, or another parameter. Without -o or --in-place the plan is shown.
+    TARGET is a name or a wildcard, perhaps with a [slice]; VALUE is a number, a list of them, or another parameter.
+    Without -o or --in-place the plan is shown.
     """
     output.check()
     name, assignments = model.split(is_word=has_operator)

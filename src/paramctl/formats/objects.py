@@ -19,7 +19,7 @@ from paramctl.source import Source
 DEEPEST = 200  # containers within containers; deeper ones are shown as extras without their contents
 _NOTHING = object()
 _FRAMEWORK = frozenset(  # what torch.nn.Module keeps for itself
-    "training T_destination dump_patches call_super_init".split()
+    ["training", "T_destination", "dump_patches", "call_super_init"]
 )
 
 FindStorage = Callable[[StorageNote, str], Storage]
@@ -151,9 +151,7 @@ class _Walk:
     def module(self, value: StandIn, path: str, depth: int) -> None:
         state = value.state
         plain = {
-            _key(key): item
-            for key, item in state.items()
-            if not str(key).startswith("_") and key not in _FRAMEWORK
+            _key(key): item for key, item in state.items() if not str(key).startswith("_") and key not in _FRAMEWORK
         }
         hyperparameters = {}
         self.modules[path] = Module(path, value.short, hyperparameters, type(value).qualified)

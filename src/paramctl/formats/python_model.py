@@ -128,6 +128,8 @@ def _row_major(param: Param) -> Any:
         return b""
     start, end = param.span
     tensor = modules.tensor_on(param, param.storage.data[start:end])
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1)) if param.shape else bytes(
-        param.storage.data[start:end]
+    return (
+        memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
+        if param.shape
+        else bytes(param.storage.data[start:end])
     )

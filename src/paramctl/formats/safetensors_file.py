@@ -66,7 +66,9 @@ def read(source: Source) -> Checkpoint:
 def _header(reader: Reader) -> tuple[dict[str, Any], int]:
     (nbytes,) = struct.unpack("<Q", reader.read(0, 8))
     if nbytes > MOST_HEADER_NBYTES:
-        raise FileError(reader.name, f"the header says {nbytes:,} bytes, and {MOST_HEADER_NBYTES:,} is the most there may be")
+        raise FileError(
+            reader.name, f"the header says {nbytes:,} bytes, and {MOST_HEADER_NBYTES:,} is the most there may be"
+        )
     if nbytes + 8 > reader.nbytes:
         raise FileError(
             reader.name,
@@ -144,11 +146,15 @@ def _tile(reader: Reader, entries: list[tuple[str, DType, tuple[int, ...], int, 
     for name, _, _, begin, end in sorted(entries, key=lambda entry: (entry[3], entry[4])):
         if begin != at:
             what = "a gap" if begin > at else "an overlap"
-            raise FileError(reader.name, f"{shortened(name)} begins at {begin:,}, the tensor before ends at {at:,}: {what}")
+            raise FileError(
+                reader.name, f"{shortened(name)} begins at {begin:,}, the tensor before ends at {at:,}: {what}"
+            )
         at = end
     if at != nbytes:
         hint = "the download may have been cut short" if at > nbytes else ""
-        raise FileError(reader.name, f"the tensors take {at:,} bytes, the file has {nbytes:,} after its header", hint=hint)
+        raise FileError(
+            reader.name, f"the tensors take {at:,} bytes, the file has {nbytes:,} after its header", hint=hint
+        )
 
 
 _DIGITS = re.compile(r"(\d+)")

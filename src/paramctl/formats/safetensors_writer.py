@@ -37,9 +37,7 @@ def write(
         ParamctlError: a dtype that the format has not.
     """
     every = list(params)
-    aliases = {
-        name: min(group.names) for group in groups(every) if group.relation == "same" for name in group.names
-    }
+    aliases = {name: min(group.names) for group in groups(every) if group.relation == "same" for name in group.names}
     kept = [param for param in every if aliases.get(param.name, param.name) == param.name]
     for param in kept:
         if param.dtype.name not in _CODES:

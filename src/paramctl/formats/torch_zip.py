@@ -51,7 +51,8 @@ def read(source: Source) -> Checkpoint:
                 raise FileError(reader.name, f"{shortened(name)}: its storage data/{shortened(note.key)} is not there")
             if member.nbytes < nbytes:
                 raise FileError(
-                    reader.name, f"{shortened(name)}: its storage should have {nbytes:,} bytes, and has {member.nbytes:,}"
+                    reader.name,
+                    f"{shortened(name)}: its storage should have {nbytes:,} bytes, and has {member.nbytes:,}",
                 )
             if member.method != STORED or member.flags & 1:
                 return Storage(note.key, nbytes, why_unreadable="its bytes are compressed inside the archive")

@@ -173,7 +173,7 @@ def _typed(storage: Any, dtype: DType | None, offset: Any, size: Any, stride: An
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> TensorNote:
-    return _typed(storage, None, offset, size, stride, False)  # noqa: FBT003 - torch's own default
+    return _typed(storage, None, offset, size, stride, False)
 
 
 def _rebuild_tensor_v2(
@@ -310,7 +310,9 @@ def _reconstruct_object(cls: Any, _base: Any = None, _state: Any = None) -> Any:
 
 
 def _container(make: Callable[[Any], Any], values: Any = ()) -> Any:
-    return make(values) if isinstance(values, (list, tuple, set, frozenset, dict, str)) else stand_in("builtins")(values)
+    return (
+        make(values) if isinstance(values, (list, tuple, set, frozenset, dict, str)) else stand_in("builtins")(values)
+    )
 
 
 # ----------------------------------------------------------------------------- the table
@@ -462,7 +464,9 @@ def check(data: bytes, name: str) -> int:
             raise FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
         else:
             raise FileError(name, f"the pickle has no opcode {opcode!r} (byte {at:,})")
-    raise FileError(name, f"the pickle ends without its STOP, after {end:,} bytes", hint="the file is cut short or damaged")
+    raise FileError(
+        name, f"the pickle ends without its STOP, after {end:,} bytes", hint="the file is cut short or damaged"
+    )
 
 
 def load(data: bytes, name: str) -> Any:

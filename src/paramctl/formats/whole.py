@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -49,7 +48,7 @@ def replacing(target: str, *, nbytes: int = 0) -> Iterator[IO[bytes]]:
             raise FileError(target, "a folder, and not a file")
         _check_room(path.parent, nbytes, target)
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask()
-        beside = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.paramctl"
+        beside = path.parent / f".{path.name[:100]}.{os.urandom(6).hex()}.paramctl"
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with _errors_of(target), os.fdopen(descriptor, "w+b") as file:

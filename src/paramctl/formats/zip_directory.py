@@ -61,7 +61,9 @@ def directory(reader: Reader) -> dict[str, Member]:
         count, nbytes, offset, end_offset = record[7], record[8], record[9], end64_offset
     if offset + nbytes > end_offset:
         raise FileError(
-            reader.name, f"the directory says {nbytes:,} bytes at {offset:,}, and ends at {end_offset:,}", hint=_CUT_SHORT
+            reader.name,
+            f"the directory says {nbytes:,} bytes at {offset:,}, and ends at {end_offset:,}",
+            hint=_CUT_SHORT,
         )
     if count * _CENTRAL.size > nbytes:
         raise FileError(reader.name, f"the directory says {count:,} members in {nbytes:,} bytes")
@@ -74,9 +76,25 @@ def _entries(reader: Reader, block: bytes, count: int, start: int) -> dict[str, 
     for _ in range(count):
         if at + 46 > len(block) or block[at : at + 4] != b"PK\x01\x02":
             raise FileError(reader.name, f"no directory entry at byte {start + at:,}")
-        (_, _, _, flags, method, _, _, crc, stored, nbytes, name_nbytes, extra_nbytes, comment_nbytes, _, _, _, offset) = (
-            _CENTRAL.unpack_from(block, at)
-        )
+        (
+            _,
+            _,
+            _,
+            flags,
+            method,
+            _,
+            _,
+            crc,
+            stored,
+            nbytes,
+            name_nbytes,
+            extra_nbytes,
+            comment_nbytes,
+            _,
+            _,
+            _,
+            offset,
+        ) = _CENTRAL.unpack_from(block, at)
         name_at = at + 46
         extra_at = name_at + name_nbytes
         raw = block[name_at:extra_at]
@@ -133,7 +151,11 @@ def offsets(reader: Reader, members: Iterable[Member]) -> dict[str, int]:
             raise FileError(reader.name, f"{shortened(member.name)}: no local header at byte {member.header_offset:,}")
         name_nbytes, extra_nbytes = struct.unpack_from("<HH", window, at + 26)
         name = window[at + 30 : at + 30 + name_nbytes]
-        if name_nbytes == raw_nbytes and member.flags & 0x800 and name != member.name.encode("utf-8", "surrogateescape"):
+        if (
+            name_nbytes == raw_nbytes
+            and member.flags & 0x800
+            and name != member.name.encode("utf-8", "surrogateescape")
+        ):
             raise FileError(reader.name, f"{shortened(member.name)}: its local header is of {shortened(repr(name))}")
         begin = member.header_offset + 30 + name_nbytes + extra_nbytes
         if begin + member.stored_nbytes > reader.nbytes:

@@ -19,6 +19,7 @@ OPERATIONS: dict[str, str] = {
     "array": "paramctl.ops.show",
     "set": "paramctl.ops.set",
     "init": "paramctl.ops.init",
+    "Edit": "paramctl.ops.edit",
     "initializers": "paramctl.ops.init",
 }
 _LIBRARIES = {"torch": "torch", "numpy": "numpy", "ml_dtypes": "ml_dtypes"}

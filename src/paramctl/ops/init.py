@@ -106,10 +106,12 @@ def _weights(selection: Selection, scheme: str, biases_too: bool) -> list[Param]
         biases = [param for param in selection.chosen if role(param) == "bias"]
         if biases:
             raise InitError(
-                f"{shortened(biases[0].name)} is a bias, and --scheme acts on weights", hint=f"--bias '{shortened(scheme)}'"
+                f"{shortened(biases[0].name)} is a bias, and --scheme acts on weights",
+                hint=f"--bias '{shortened(scheme)}'",
             )
         raise InitError(
-            f"no weights among the {len(selection.chosen)} selected", hint="name a tensor to initialize it whatever it is"
+            f"no weights among the {len(selection.chosen)} selected",
+            hint="name a tensor to initialize it whatever it is",
         )
     return found
 

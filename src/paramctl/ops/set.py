@@ -130,7 +130,9 @@ def _result(assignment: Assignment, param: Param, target: Array, operand: Any) -
         return _integers(assignment, param, target, operand)
     working = np.dtype(np.float32) if name in _HALF else target.dtype.newbyteorder("=")
     if isinstance(operand, np.ndarray):
-        other = operand.astype(np.float32) if operand.dtype.kind not in "fiubc" or operand.dtype == np.float16 else operand
+        other = (
+            operand.astype(np.float32) if operand.dtype.kind not in "fiubc" or operand.dtype == np.float16 else operand
+        )
         working = np.result_type(working, other.dtype) if other.dtype.kind in "fc" else working
         if working.kind == "c" and kind != "complex":
             raise ParamctlError(f"{shortened(param.name)}: {name} cannot hold complex values")
@@ -148,7 +150,9 @@ def _integers(assignment: Assignment, param: Param, target: Array, operand: Any)
     if isinstance(operand, np.ndarray) and operand.dtype.kind not in "iub":
         raise ParamctlError(f"{shortened(param.name)}: {param.dtype.name} cannot hold the values of another dtype")
     if assignment.operator == "/=" or any(not isinstance(item, (int, np.integer)) for item in other.reshape(-1)[:1000]):
-        raise ParamctlError(f"{shortened(param.name)}: {assignment.text.strip()} gives floats, and it is {param.dtype.name}")
+        raise ParamctlError(
+            f"{shortened(param.name)}: {assignment.text.strip()} gives floats, and it is {param.dtype.name}"
+        )
     exact = _OPERATIONS[assignment.operator](target.astype(object), other)
     return _held(exact, param, target)
 
@@ -191,5 +195,3 @@ def _finite(array: Array) -> Any:
 
 def _first(array: Array) -> str:
     return shortened(str(array.reshape(-1)[0].item() if array.size == 1 else array.reshape(-1)[:4].tolist()), 60)
-
-

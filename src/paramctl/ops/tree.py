@@ -219,5 +219,3 @@ def _telling(value: Any) -> bool:
 
 def _plain(value: Any) -> str:
     return "×".join(map(str, value)) if isinstance(value, list) else str(value)
-
-

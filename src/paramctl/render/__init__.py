@@ -6,9 +6,8 @@ escape codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.errors import ParamctlError, shortened
 
@@ -28,8 +27,7 @@ RENDERERS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Screen:
+class Screen(NamedTuple):
     """What the text is drawn for. Only a terminal is ever fitted to its width."""
 
     is_terminal: bool = False

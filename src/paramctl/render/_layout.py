@@ -70,7 +70,8 @@ def says_something(column: Column, values: Sequence[Any], shapes: Sequence[Any])
         return len(set(values)) < len(values)
     if column.key == "stride" and shapes:
         return any(not _is_contiguous(shape, stride) for shape, stride in zip(shapes, values, strict=True))
-    return any(value is not None and value not in ([], "") for value in values)
+    empty: list[Any] = [None] if column.unit == "shape" else [None, [], ""]
+    return any(value not in empty for value in values)
 
 
 def _is_contiguous(shape: Sequence[int], stride: Sequence[int] | None) -> bool:

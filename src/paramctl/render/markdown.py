@@ -36,8 +36,8 @@ def draw(report: Report, screen: Screen) -> Iterator[str]:
 
 
 def _safe(values: Sequence[Any], texts: list[str]) -> list[str]:
-    if None in values or [] in values:
-        texts = ["" if value in (None, []) else text for value, text in zip(values, texts, strict=True)]
+    pairs = zip(values, texts, strict=True)
+    texts = ["" if text == "-" and not isinstance(value, str) else text for value, text in pairs]
     if not _MARKS.search("\n".join(texts)):
         return texts
     known = {text: _MARKS.sub(r"\\\g<0>", text) for text in set(texts)}

@@ -29,7 +29,7 @@ _CHUNK = 1 << 20
 
 
 def numpy_dtype(param: Param) -> np.dtype[Any]:
-    """numpy's dtype for the elements of `param`, in its storage's byte order.
+    """Numpy's dtype for the elements of `param`, in its storage's byte order.
 
     Raises:
         ParamctlError: numpy has none.
@@ -131,4 +131,8 @@ def _chunks(values: Array) -> Any:
 
 def _short(value: Any) -> str:
     number = value.item() if isinstance(value, np.generic) else value
-    return f"{float(number):.4g}" if isinstance(number, (float, np.floating)) or hasattr(number, "is_integer") else str(number)
+    return (
+        f"{float(number):.4g}"
+        if isinstance(number, (float, np.floating)) or hasattr(number, "is_integer")
+        else str(number)
+    )
