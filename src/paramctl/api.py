@@ -55,7 +55,7 @@ class Tensor(NamedTuple):
             ParamctlError: the bytes cannot be had, or numpy has no such type.
         """
         held = self.model.with_values().checkpoint.params[self.name]
-        found: NDArray[np.generic] = ops.array(held)
+        found: NDArray[np.generic] = ops.show.array(held)
         return found
 
 
@@ -115,26 +115,26 @@ class Model:
 
     def ls(self) -> Report:
         """One parameter a row."""
-        return _report(ops.ls(self.checkpoint, self.selection))
+        return _report(ops.ls.ls(self.checkpoint, self.selection))
 
     def tree(self, *, fold: bool = True, depth: int | None = None) -> Report:
         """The hierarchy, in `branch`."""
-        return _report(ops.tree(self.checkpoint, self.selection, fold=fold, depth=depth))
+        return _report(ops.tree.tree(self.checkpoint, self.selection, fold=fold, depth=depth))
 
     def info(self) -> Report:
         """The whole model in short."""
         if self.patterns or self.filters != Filters():
             raise SelectError("info is about the whole model", hint="--at PATH roots it; ls and tree take patterns")
-        return _report(ops.info(self.checkpoint))
+        return _report(ops.info.info(self.checkpoint))
 
     def show(self, *, most: int | None = None) -> Report:
         """Values; of a tensor with more than `most` elements only the first and last of each axis."""
         model = self.with_values()
-        return _report(ops.show(model.checkpoint, model.selection, most=most))
+        return _report(ops.show.show(model.checkpoint, model.selection, most=most))
 
     def ties(self) -> Report:
         """Groups of tied tensors."""
-        return _report(ops.ties(self.checkpoint, self.selection))
+        return _report(ops.ties.ties(self.checkpoint, self.selection))
 
     def init(
         self,
@@ -159,10 +159,10 @@ class Model:
         """
         model = self.with_values(seed)
         classes = formats.read(resolve(definition), values=True) if definition else None
-        plan = ops.init(
+        plan = ops.init.init(
             model.checkpoint, model.selection, scheme=scheme, bias=bias, rules=rules, seed=seed, model=classes
         )
-        edit: Edit = ops.Edit(model.checkpoint, plan)
+        edit: Edit = ops.edit.Edit(model.checkpoint, plan)
         return edit
 
     def set(self, *assignments: str, seed: int | None = None) -> Edit:
@@ -172,7 +172,7 @@ class Model:
             SelectError: a malformed assignment, or a name that is not there.
         """
         model = self.with_values(seed)
-        edit: Edit = ops.Edit(model.checkpoint, ops.set(model.checkpoint, assignments))
+        edit: Edit = ops.edit.Edit(model.checkpoint, ops.set.set(model.checkpoint, assignments))
         return edit
 
 

@@ -30,7 +30,7 @@ def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
         ParamctlError: the code raised, or what it made is no module.
     """
     if seed is not None:
-        torch.manual_seed(seed)
+        reseed(seed)
     with torch.device(device):
         loaded = usercode.load(source.path) if source.path else usercode.imported(source.module)
         made = _named(loaded, source)
@@ -46,6 +46,17 @@ def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ParamctlError(f"{shortened(source.name)}: it made a {type(made).__name__}, and not a torch.nn.Module")
     return made
+
+
+def reseed(seed: int) -> None:
+    """`torch.manual_seed`.
+
+    Raises:
+        ParamctlError: not of 64 bits.
+    """
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise ParamctlError(f"--seed {shortened(str(seed), 40)}: torch's seeds have 64 bits")
+    torch.manual_seed(seed)
 
 
 def _lacks_arguments(function: Any, arguments: Mapping[str, Any]) -> bool:
@@ -94,7 +105,8 @@ def shell(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> nn.Mod
     """Modules of the classes that a pickle names, around `tensors`, without running a byte of the file's.
 
     torch's own layers are made of their class, with their hyperparameters; any other class is a plain
-    `torch.nn.Module` under its name. So `type(m) is nn.Linear` holds, and `m.weight` is there.
+    `torch.nn.Module` under its name. So `type(m) is nn.Linear` holds, and `m.weight` is there. Tied names are to
+    have one tensor, the same object.
 
     Raises:
         ParamctlError: the checkpoint knows no classes.
@@ -104,25 +116,40 @@ def shell(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> nn.Mod
             f"{shortened(checkpoint.source.name)}: a state dict knows no classes, and this works on modules",
             hint="give the definition of its model with --model: --model net.py:Net",
         )
-    made: dict[str, nn.Module] = {}
-    for path, module in checkpoint.modules.items():
-        if module.type:
-            made[path] = _instance(module.qualified, module.type, module.hyperparameters)
-    for name, tensor in tensors.items():
+    typed = {path: module for path, module in checkpoint.modules.items() if module.type}
+    own: dict[str, dict[str, str]] = {path: {} for path in typed}
+    children: dict[str, dict[str, str]] = {path: {} for path in typed}
+    roots = []
+    for name in tensors:
         path, _, last = name.rpartition(".")
-        if path in made:
-            _put(made[path], last, tensor, checkpoint.params[name])
-    for path, module in made.items():
+        if path in typed:
+            own[path][last] = name
+    for path in typed:
         parent, _, last = path.rpartition(".")
-        if path and parent in made:
-            made[parent]._modules[last] = module  # noqa: SLF001 - add_module refuses names that a file may hold
-    roots = [module for path, module in made.items() if not path or path.rpartition(".")[0] not in made]
-    if len(roots) == 1 and "" in made:
-        return roots[0]
+        if path and parent in typed:
+            children[parent][last] = path
+        else:
+            roots.append(path)
+    made: dict[str, nn.Module] = {}
+    alike: dict[Any, nn.Module] = {}  # a module under two paths is one: its class, tensors and children are the same
+    for path in sorted(typed, key=lambda path: (path != "", path.count(".")), reverse=True):
+        below = {last: made[child] for last, child in children[path].items()}
+        key = (
+            typed[path].qualified,
+            *((last, id(tensors[name])) for last, name in own[path].items()),
+            *((last, id(child)) for last, child in below.items()),
+        )
+        if key in alike and (own[path] or below):
+            made[path] = alike[key]
+            continue
+        made[path] = alike[key] = _instance(typed[path].qualified, typed[path].type, typed[path].hyperparameters)
+        for last, name in own[path].items():
+            _put(made[path], last, tensors[name], checkpoint.params[name])
+        made[path]._modules.update(below)  # noqa: SLF001 - add_module refuses names that a file may hold
+    if roots == [""]:
+        return made[""]
     top = nn.Module()
-    for path, module in made.items():
-        if module in roots:
-            top._modules[path] = module  # noqa: SLF001
+    top._modules.update({path: made[path] for path in roots})  # noqa: SLF001
     return top
 
 
@@ -139,6 +166,9 @@ def _instance(qualified: str, short: str, hyperparameters: Mapping[str, Any]) ->
     for key, value in hyperparameters.items():
         with contextlib.suppress(AttributeError, TypeError):
             object.__setattr__(module, key, tuple(value) if isinstance(value, list) else value)
+    if isinstance(module, nn.MultiheadAttention):  # its reset asks for this, which a pickle keeps as a private name
+        sizes = {hyperparameters.get(key) for key in ("embed_dim", "kdim", "vdim")}
+        module._qkv_same_embed_dim = len(sizes) == 1  # noqa: SLF001
     return module  # type: ignore[no-any-return]
 
 

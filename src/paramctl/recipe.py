@@ -70,7 +70,7 @@ def read(path: str) -> Recipe:
         raise FileError(path, f"not TOML: {shortened(str(error))}") from error
     unknown = set(table) - {"seed", "rule"}
     if unknown:
-        raise FileError(path, f"unknown key {shortened(sorted(unknown)[0])}", hint="a recipe has seed and [[rule]]")
+        raise FileError(path, f"unknown key {shortened(min(unknown))}", hint="a recipe has seed and [[rule]]")
     seed, rules = table.get("seed"), table.get("rule", [])
     if seed is not None and type(seed) is not int:
         raise FileError(path, "seed is no whole number")

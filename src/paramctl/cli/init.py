@@ -47,7 +47,7 @@ def command(
     """
     output.check()
     if list_:
-        output.show(ops.initializers())
+        output.show(ops.init.initializers())
         return
     read = recipe.read(recipe_file) if recipe_file else recipe.Recipe(())
     rules = (*read.rules, *map(recipe.rule, rule or ()))

@@ -9,40 +9,43 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 
-from paramctl.checkpoint import Checkpoint, Param, Storage
+from paramctl.checkpoint import Checkpoint, Extent, Param, Storage
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import DEFINITION, FORMATS, torch_tier, whole
 from paramctl.plan import Change, Compute, Plan
+
+_SUFFIXES = {  # of files of another format than the one that is written
+    "safetensors": (".pt", ".pth", ".ckpt", ".bin"),
+    "torch-zip": (".safetensors",),
+    "python": (".py",),
+}
+_STRANGE_SUFFIXES = (".gguf", ".npz", ".npy", ".h5", ".onnx")
 
 
 def rehearse(checkpoint: Checkpoint, plan: Plan) -> Plan:
     """The plan with what each change would do. Nothing is written."""
     held: dict[str, bytearray] = {}
-    left = _uses(plan)
+    left = Counter(_target(change).storage.key for change in plan.changes if change.compute)
 
-    def read(param: Param) -> memoryview:
+    def run(change: Change, compute: Compute) -> str:
+        param = _target(change)
+        storage = param.storage
         start, end = param.span
-        if param.storage.data is not None:
-            return param.storage.data[start:end]
-        if left[param.storage.key] == 1:
-            return memoryview(_read(param))
-        whole_storage = held.setdefault(param.storage.key, bytearray())
-        if not whole_storage:  # changed more than once: the second change sees what the first did
-            whole_storage += _read(param, everything=True)
-        return memoryview(whole_storage)[start:end]
+        if storage.data is not None and not storage.data.readonly:
+            return compute(storage.data[start:end])
+        extent = _extent(checkpoint, param)
+        left[storage.key] -= 1
+        if storage.key not in held and not left[storage.key]:
+            return compute(memoryview(_read(param, extent, start, end)))
+        if storage.key not in held:  # changed more than once: the second change sees what the first did
+            held[storage.key] = _read(param, extent, 0, storage.nbytes)
+        data = held[storage.key] if left[storage.key] else held.pop(storage.key)
+        return compute(memoryview(data)[start:end])
 
-    return plan.carried_out(lambda change, compute: compute(read(_target(change))))
-
-
-def _uses(plan: Plan) -> dict[str, int]:
-    uses: dict[str, int] = {}
-    for change in plan.changes:
-        if change.compute and change.after:
-            uses[change.after.storage.key] = uses.get(change.after.storage.key, 0) + 1
-    return uses
+    return plan.carried_out(run)
 
 
 def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
@@ -54,42 +57,34 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
     Raises:
         FileError: it cannot be written; what was at `target` is as it was.
     """
+    _refuse_other_suffix(checkpoint, target)
     if checkpoint.source.kind == "definition":
+        definition = torch_tier(DEFINITION)
+        definition.refuse_unsaved(checkpoint, plan.changes)
         done = rehearse(checkpoint, plan)  # on the built module itself
-        torch_tier(DEFINITION).write(checkpoint, target)
+        definition.write(checkpoint, target)
         return done
     path = checkpoint.source.path
     module = importlib.import_module(FORMATS[checkpoint.format])
     if path is None or not hasattr(module, "seal"):
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
-    _refuse_other_suffix(checkpoint, target)
-    storages: dict[str, Storage] = {}
+    changed: dict[str, Storage] = {}
     with whole.replacing(target, nbytes=path.stat().st_size) as file:
+
+        def run(change: Change, compute: Compute) -> str:
+            param = _target(change)
+            extent = _extent(checkpoint, param)
+            start, end = param.span
+            data = _filled(file.fileno(), param, extent.offset + start, end - start)
+            did = compute(memoryview(data))
+            whole.write_at(file.fileno(), extent.offset + start, data)
+            changed[param.storage.key] = param.storage
+            return did
+
         whole.copy(path, file)
-        done = plan.carried_out(_patching(file.fileno(), lambda data, at: whole.patch(file, at, data), storages))
-        module.seal(file, checkpoint.source, storages.values())
+        done = plan.carried_out(run)
+        module.seal(file, checkpoint.source, changed.values())
     return done
-
-
-def _patching(
-    descriptor: int, patch: Callable[[bytearray, int], None], storages: dict[str, Storage]
-) -> Callable[[Change, Compute], str]:
-    def run(change: Change, compute: Compute) -> str:
-        param = _target(change)
-        extent = _extent(param)
-        start, end = param.span
-        data = bytearray(os.pread(descriptor, end - start, extent.offset + start)) if end > start else bytearray()
-        while len(data) < end - start:
-            more = os.pread(descriptor, end - start - len(data), extent.offset + start + len(data))
-            if not more:
-                raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
-            data += more
-        did = compute(memoryview(data))
-        patch(data, extent.offset + start)
-        storages[param.storage.key] = param.storage
-        return did
-
-    return run
 
 
 def _target(change: Change) -> Param:
@@ -98,33 +93,49 @@ def _target(change: Change) -> Param:
     return change.after
 
 
-def _extent(param: Param):  # type: ignore[no-untyped-def]
-    if not param.storage.extents:
-        why = param.storage.why_unreadable or "its values lie inside the pickle"
-        raise ParamctlError(f"{shortened(param.name)}: {why}, and cannot be changed there")
-    return param.storage.extents[0]
+def _extent(checkpoint: Checkpoint, param: Param) -> Extent:
+    storage = param.storage
+    if storage.extents:
+        return storage.extents[0]
+    if not param.numel:
+        return Extent("", 0, 0)
+    where = f"{checkpoint.source.name}: {param.name}"
+    if storage.is_meta:
+        raise FileError(where, "it has a shape, and no values to change")
+    raise FileError(
+        where, f"{storage.why_unreadable or 'its values lie inside the pickle'}, and cannot be changed there"
+    )
 
 
-def _read(param: Param, *, everything: bool = False) -> bytearray:
-    start, end = (0, param.storage.nbytes) if everything else param.span
-    extent = _extent(param)
-    with open(extent.path, "rb", buffering=0) as file:  # noqa: PTH123 - /dev/fd/N too
-        data = bytearray(end - start)
-        view, at = memoryview(data), extent.offset + start
-        while view:
-            got = os.preadv(file.fileno(), [view[: 1 << 30]], at)
-            if not got:
-                raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
-            view, at = view[got:], at + got
+def _read(param: Param, extent: Extent, start: int, end: int) -> bytearray:
+    if start == end:
+        return bytearray()
+    descriptor = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _filled(descriptor, param, extent.offset + start, end - start)
+    finally:
+        os.close(descriptor)
+
+
+def _filled(descriptor: int, param: Param, offset: int, nbytes: int) -> bytearray:
+    data = bytearray(nbytes)
+    view = memoryview(data)
+    while view:
+        got = os.preadv(descriptor, [view[: 1 << 30]], offset)
+        if not got:
+            raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
+        view, offset = view[got:], offset + got
     return data
 
 
 def _refuse_other_suffix(checkpoint: Checkpoint, target: str) -> None:
     suffix = Path(target).suffix.lower()
-    other = {"safetensors": (".pt", ".pth", ".ckpt"), "torch-zip": (".safetensors",)}
-    if target != whole.STDOUT and suffix in other.get(checkpoint.format, ()):
-        raise FileError(
-            checkpoint.source.name,
-            f"it is {checkpoint.format}, which {shortened(Path(target).name)} does not say",
-            hint="an edit keeps the format; choose a suffix that fits",
-        )
+    if target == whole.STDOUT or suffix not in (*_SUFFIXES.get(checkpoint.format, ()), *_STRANGE_SUFFIXES):
+        return
+    if checkpoint.source.kind == "definition":
+        raise FileError(target, f"{suffix} is no format that is written", hint="-o OUT.pt or OUT.safetensors")
+    raise FileError(
+        checkpoint.source.name,
+        f"it is {checkpoint.format}, which {shortened(Path(target).name)} does not say",
+        hint="an edit keeps the format; choose a suffix that fits",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage
 from paramctl.dtypes import DTYPES
 from paramctl.errors import ParamctlError, shortened
 from paramctl.formats import safetensors_writer, whole
+from paramctl.plan import Change
 from paramctl.source import Source
 
 NAME = "python"
@@ -74,7 +76,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _param(name: str, kind: ParamKind, tensor: torch.Tensor, storages: dict[Any, Storage]) -> Param:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if nn.parameter.is_lazy(tensor):
         raise ParamctlError(
             f"{shortened(name)}: a lazy parameter, whose shape is known after a forward pass",
             hint="run a batch through the model in the definition before it is returned",
@@ -87,7 +89,7 @@ def _param(name: str, kind: ParamKind, tensor: torch.Tensor, storages: dict[Any,
     held = tensor.untyped_storage()
     identity = held._cdata  # noqa: SLF001 - torch's own identity of a storage
     if identity not in storages:
-        data = None if tensor.is_meta or not held.nbytes() else memoryview(_bytes(held).numpy())
+        data = None if tensor.is_meta or not held.nbytes() else _bytes(held)
         storages[identity] = Storage(str(len(storages)), held.nbytes(), (), data)
     return Param(
         name,
@@ -95,15 +97,34 @@ def _param(name: str, kind: ParamKind, tensor: torch.Tensor, storages: dict[Any,
         tuple(tensor.shape),
         tuple(tensor.stride()),
         storages[identity],
-        tensor.storage_offset(),
+        int(tensor.storage_offset()),
         kind,
         tensor.requires_grad,
         type(tensor).__name__,
     )
 
 
-def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
-    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload, no-any-return]
+def _bytes(storage: torch.UntypedStorage) -> memoryview:
+    return _view(torch.empty(0, dtype=torch.uint8).set_(storage))
+
+
+def _view(tensor: torch.Tensor) -> memoryview:
+    array: Any = tensor.numpy()
+    return memoryview(array)
+
+
+def refuse_unsaved(checkpoint: Checkpoint, changes: Iterable[Change]) -> None:
+    """Refuse to assign to what the state dict leaves out (plain tensors, buffers that are not persistent), or to
+    initialize nothing else.
+
+    Raises:
+        ParamctlError: names the first such tensor.
+    """
+    saved = checkpoint.live.state_dict()
+    changed = [(change.after.name, change.action) for change in changes if change.compute and change.after]
+    unsaved = [(name, action) for name, action in changed if name not in saved]
+    if unsaved and (len(unsaved) == len(changed) or any(action == "set" for _, action in unsaved)):
+        raise ParamctlError(f"{shortened(unsaved[0][0])}: the state dict leaves it out, so it would not be written")
 
 
 def write(checkpoint: Checkpoint, target: str) -> None:
@@ -128,8 +149,4 @@ def _row_major(param: Param) -> Any:
         return b""
     start, end = param.span
     tensor = modules.tensor_on(param, param.storage.data[start:end])
-    return (
-        memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
-        if param.shape
-        else bytes(param.storage.data[start:end])
-    )
+    return _view(tensor.reshape(-1).view(torch.uint8))

@@ -15,7 +15,8 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from operator import itemgetter
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
 from paramctl.dtypes import DTYPES, DType
@@ -51,12 +52,14 @@ def read(source: Source) -> Checkpoint:
     with Reader(source) as reader:
         header, start = _header(reader)
         metadata = _metadata(reader, header.pop("__metadata__", None))
-        entries = [(name, *_entry(reader, name, entry)) for name, entry in header.items()]
+        layouts = _Layouts(reader)
+        entries = [(name, *layouts.of(name, entry)) for name, entry in header.items()]
         _tile(reader, entries, reader.nbytes - start)
     params: dict[str, Param] = {}
-    for name, dtype, shape, begin, end in entries:
-        storage = Storage(name, end - begin, (Extent(reader.path, start + begin, end - begin),))
-        params[name] = Param(name, dtype, shape, contiguous(shape), storage)
+    path = reader.path
+    for name, layout, begin, end in entries:
+        storage = Storage(name, end - begin, (Extent(path, start + begin, end - begin),))
+        params[name] = Param(name, layout.dtype, layout.shape, layout.stride, storage)
     for alias, kept in metadata.items():
         if alias not in params and kept in header:
             params[alias] = params[kept]._replace(name=alias, declared="metadata")
@@ -111,21 +114,52 @@ def _metadata(reader: Reader, metadata: Any) -> dict[str, str]:
     return metadata
 
 
-def _entry(reader: Reader, name: str, entry: Any) -> tuple[DType, tuple[int, ...], int, int]:
-    try:
-        code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+class _Layout(NamedTuple):
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    nbytes: int
+
+
+class _Layouts:
+    """Dtypes and shapes, each checked once: a file of 90,000 tensors has a few dozen."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.known: dict[tuple[str, str], _Layout] = {}
+
+    def of(self, name: str, entry: Any) -> tuple[_Layout, int, int]:
+        """An entry's layout, and its offsets."""
+        try:
+            code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            layout = self.known.get((code, str(shape))) or self.checked(name, code, shape)
+        except (KeyError, TypeError, ValueError):
+            raise FileError(self.reader.name, f"{shortened(name)}: {_what_is_wrong(entry)}") from None
+        if type(begin) is not int or type(end) is not int or begin < 0 or end - begin != layout.nbytes:
+            self.refuse_offsets(name, layout, begin, end)
+        return layout, begin, end
+
+    def checked(self, name: str, code: str, shape: Any) -> _Layout:
         dtype = _DTYPES[code]
-        whole = [begin, end, *shape]
-    except (KeyError, TypeError, ValueError):
-        raise FileError(reader.name, f"{shortened(name)}: {_what_is_wrong(entry)}") from None
-    for number in whole:
-        if type(number) is not int or number < 0:
-            raise FileError(reader.name, f"{shortened(name)}: {shortened(repr(number), 40)} is no size and no offset")
-    numel = math.prod(shape)
-    if end < begin or dtype.nbytes(numel) != end - begin or numel % dtype.block_numel:
-        said = f"{'×'.join(map(str, shape[:8])) or 'a scalar'} of {code} takes {dtype.nbytes(numel):,} bytes"
-        raise FileError(reader.name, f"{shortened(name)}: {said}, its offsets say {end - begin:,}")
-    return dtype, tuple(shape), begin, end
+        for size in shape:
+            if type(size) is not int or size < 0:
+                raise FileError(self.reader.name, f"{shortened(name)}: {shortened(repr(size), 40)} is no size")
+        numel = math.prod(shape)
+        if numel % dtype.block_numel:
+            what = f"{numel:,} elements of {code}, which come in blocks of {dtype.block_numel}"
+            raise FileError(self.reader.name, f"{shortened(name)}: {what}")
+        layout = _Layout(dtype, tuple(shape), contiguous(tuple(shape)), dtype.nbytes(numel))
+        self.known[code, str(shape)] = layout
+        return layout
+
+    def refuse_offsets(self, name: str, layout: _Layout, begin: Any, end: Any) -> NoReturn:
+        for offset in (begin, end):
+            if type(offset) is not int or offset < 0:
+                what = f"{shortened(repr(offset), 40)} is no offset"
+                raise FileError(self.reader.name, f"{shortened(name)}: {what}")
+        shape = "×".join(map(str, layout.shape[:8])) or "a scalar"
+        said = f"{shape} of {layout.dtype} takes {layout.nbytes:,} bytes"
+        raise FileError(self.reader.name, f"{shortened(name)}: {said}, its offsets say {end - begin:,}")
 
 
 def _what_is_wrong(entry: Any) -> str:
@@ -140,10 +174,10 @@ def _what_is_wrong(entry: Any) -> str:
     return "its shape or data_offsets is no list of numbers"
 
 
-def _tile(reader: Reader, entries: list[tuple[str, DType, tuple[int, ...], int, int]], nbytes: int) -> None:
+def _tile(reader: Reader, entries: list[tuple[str, _Layout, int, int]], nbytes: int) -> None:
     """The tensors cover the bytes after the header without gap or overlap."""
     at = 0
-    for name, _, _, begin, end in sorted(entries, key=lambda entry: (entry[3], entry[4])):
+    for name, _, begin, end in sorted(entries, key=itemgetter(2, 3)):
         if begin != at:
             what = "a gap" if begin > at else "an overlap"
             raise FileError(
@@ -162,10 +196,16 @@ _DIGITS = re.compile(r"(\d+)")
 
 def naturally(params: Mapping[str, Param]) -> dict[str, Param]:
     """In natural order, layers as 0, 1, 2, 10: the header's own order is that of the writer's sort, and says nothing."""
+    steps: dict[str, tuple[tuple[int, str], ...]] = {}  # a name's steps recur; what they sort by is worked out once
 
-    def key(name: str) -> list[tuple[int, str]]:
-        pieces = _DIGITS.split(name)
-        return [(int(p), p) if i % 2 and len(p) < 20 else (-1, p) for i, p in enumerate(pieces)]
+    def step_key(step: str) -> tuple[tuple[int, str], ...]:
+        pieces = _DIGITS.split(step)
+        found = tuple((int(p), p) if i % 2 and len(p) < 20 else (-1, p) for i, p in enumerate(pieces))
+        steps[step] = found
+        return found
+
+    def key(name: str) -> list[tuple[tuple[int, str], ...]]:
+        return [steps.get(step) or step_key(step) for step in name.split(".")]
 
     return {name: params[name] for name in sorted(params, key=key)}
 

@@ -1,38 +1,28 @@
 """Header tier: what each command finds or plans, as pure functions from a selection to a Report or a Plan.
 
-`ops.show` and the like are imported when they are first asked for, so that a command pays for its own tier only.
+`ops.show` and the like are modules, imported when they are first asked for, so that a command pays for its own tier
+only: `ops.show.show(checkpoint, selection)`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 from paramctl.errors import MissingLibraryError
 
-OPERATIONS: dict[str, str] = {
-    "ls": "paramctl.ops.ls",
-    "tree": "paramctl.ops.tree",
-    "info": "paramctl.ops.info",
-    "ties": "paramctl.ops.ties",
-    "show": "paramctl.ops.show",
-    "array": "paramctl.ops.show",
-    "set": "paramctl.ops.set",
-    "init": "paramctl.ops.init",
-    "Edit": "paramctl.ops.edit",
-    "initializers": "paramctl.ops.init",
-}
-_LIBRARIES = {"torch": "torch", "numpy": "numpy", "ml_dtypes": "ml_dtypes"}
+OPERATIONS = ("ls", "tree", "info", "ties", "show", "set", "init", "edit")
+_LIBRARIES = ("torch", "numpy", "ml_dtypes")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     if name not in OPERATIONS:
         raise AttributeError(name)
     try:
-        return getattr(importlib.import_module(OPERATIONS[name]), name)
+        return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
-        library = _LIBRARIES.get((error.name or "").split(".")[0])
-        if library is None:
+        library = (error.name or "").split(".")[0]
+        if library not in _LIBRARIES:
             raise
         raise MissingLibraryError(
             f"{name} needs {library}, which is not installed", hint=f"pip install {library}"

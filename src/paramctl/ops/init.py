@@ -8,8 +8,9 @@ when the first tensor of theirs is reached.
 from __future__ import annotations
 
 import copy
+import functools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +74,11 @@ def init(
     Raises:
         InitError: a scheme that is none, that cannot work where it was asked for, or two for one storage.
     """
+    if model is not None and model.live is None:
+        raise InitError(
+            f"--model {shortened(model.source.name)}: a {model.format} file, and no definition",
+            hint="net.py, net.py:build or package.module:name",
+        )
     found = _Assignment()
     if scheme:
         parsed = named.parse(scheme)
@@ -89,11 +95,7 @@ def init(
         raise InitError(f"nothing to initialize: {shortened(changes[0].before.name if changes[0].before else '')}"
                         f": {changes[0].detail}")  # fmt: skip
     chosen_seed = seed if seed is not None else secrets.randbits(32)
-    return Plan(changes, metadata={"seed": str(chosen_seed)}, begin=lambda: _seed(chosen_seed))
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
+    return Plan(changes, metadata={"seed": str(chosen_seed)}, begin=functools.partial(modules.reseed, chosen_seed))
 
 
 def _weights(selection: Selection, scheme: str, biases_too: bool) -> list[Param]:
@@ -140,41 +142,33 @@ def _apply_rule(found: _Assignment, checkpoint: Checkpoint, selection: Selection
 
 
 def _changes(checkpoint: Checkpoint, found: _Assignment, model: Checkpoint | None) -> list[Change]:
-    ties = sharing.first_names(checkpoint.params.values())
-    tied_with = _tied_with(checkpoint, ties)
-    alike = {name for name in ties if _same(checkpoint.params[name], checkpoint.params[ties[name]])}
-    heads: dict[str, str] = {}  # the tie's first name → the name of it that is initialized
+    params = checkpoint.params
+    ties = sharing.first_names(params.values())
+    tied_with = _tied_with(ties)
+    drawn: dict[str, list[str]] = {}  # a tie's first name → the names of it that are initialized
     runners: dict[str, _ModuleRun] = {}
     changes = []
-    for name, param in checkpoint.params.items():
+    for name, param in params.items():
         given = found.given.get(name)
         if given is None:
             continue
-        first = ties.get(name, name)
-        if first in heads:
-            _agree(found, heads[first], name)
-            if name in alike or first == name:
-                continue
-        heads.setdefault(first, name)
-        changes.append(_change(checkpoint, param, given, tied_with.get(name, ()), runners, found, model))
+        earlier = drawn.setdefault(ties.get(name, name), [])
+        met = [other for other in earlier if sharing.meet(params[other], param) != "apart"]
+        for other in met:
+            _agree(found, other, name)
+        if any(_same(param, params[other]) for other in met):
+            continue
+        earlier.append(name)
+        if given.scheme.of != "tensor" and given.said not in runners:
+            names = [other for other, its in found.given.items() if its.said == given.said]
+            runners[given.said] = _ModuleRun(checkpoint, given.scheme, names, model)
+        changes.append(_change(param, given, tied_with.get(name, ()), runners.get(given.said)))
     return changes
 
 
-def _change(
-    checkpoint: Checkpoint,
-    param: Param,
-    given: _Given,
-    tied: tuple[str, ...],
-    runners: dict[str, _ModuleRun],
-    found: _Assignment,
-    model: Checkpoint | None,
-) -> Change:
+def _change(param: Param, given: _Given, tied: tuple[str, ...], runner: _ModuleRun | None) -> Change:
     scheme = given.scheme
-    if scheme.of != "tensor":
-        if given.said not in runners:
-            names = [name for name, other in found.given.items() if other.said == given.said]
-            runners[given.said] = _ModuleRun(checkpoint, scheme, names, model)
-        runner = runners[given.said]
+    if runner is not None:
         why = runner.why_not(param.name)
         if why:
             return Change(param, param, None, "keep", f"{scheme.text}: {why}", tied)
@@ -196,7 +190,7 @@ def _fill(param: Param, scheme: Scheme) -> Callable[[memoryview], str]:
     return compute
 
 
-def _tied_with(checkpoint: Checkpoint, ties: dict[str, str]) -> dict[str, tuple[str, ...]]:
+def _tied_with(ties: dict[str, str]) -> dict[str, tuple[str, ...]]:
     groups: dict[str, list[str]] = {}
     for name, first in ties.items():
         groups.setdefault(first, [first]).append(name)
@@ -231,27 +225,40 @@ class _ModuleRun:
         self.model = model
         self.results: dict[str, torch.Tensor] | None = None
         self.root = self._scratch()
+        self.by_path = dict(self.root.named_modules(remove_duplicate=False))
 
     def _scratch(self) -> torch.nn.Module:
         if self.checkpoint.live is not None:
-            return copy.deepcopy(self.checkpoint.live)
+            built: torch.nn.Module = copy.deepcopy(self.checkpoint.live)
+            return built
         if self.model is not None:
-            root = copy.deepcopy(self.model.live)
-            there = set(root.state_dict())
-            missing = [name for name in self.names if name not in there]
-            if missing:
+            return self._defined(self.model)
+        return modules.shell(self.checkpoint, _placeholders(self.checkpoint))
+
+    def _defined(self, model: Checkpoint) -> torch.nn.Module:
+        for name in self.checkpoint.params:
+            if name not in self.names:
+                continue
+            ours, theirs = self.checkpoint.params[name], model.params.get(name)
+            where = shortened(model.source.name)
+            if theirs is None:
                 raise ParamctlError(
-                    f"{shortened(missing[0])} is not in {shortened(self.model.source.name)}",
+                    f"{shortened(name)} is not in {where}",
                     hint="--model defines another model than this file holds; --at may name the part of it",
                 )
-            return root
-        return modules.shell(self.checkpoint, {name: _placeholder(p) for name, p in self.checkpoint.params.items()})
+            if theirs.shape != ours.shape:
+                shapes = f"{list(ours.shape)}, and {list(theirs.shape)} in {where}"
+                raise ParamctlError(
+                    f"{shortened(name)} is {shapes}", hint="a definition's arguments: net.py:net, --arg"
+                )
+        made: torch.nn.Module = copy.deepcopy(model.live)
+        return made
 
     def why_not(self, name: str) -> str:
         """Why the function does not reach a tensor, as far as that is known before it is run."""
         if self.scheme.of != "default":
             return ""
-        owner = _submodule(self.root, name.rpartition(".")[0])
+        owner = self.by_path.get(name.rpartition(".")[0])
         has = callable(getattr(owner, "reset_parameters", None) or getattr(owner, "_reset_parameters", None))
         return "" if has else f"{type(owner).__name__} has no reset_parameters"
 
@@ -285,35 +292,32 @@ class _ModuleRun:
                 tensor.copy_(modules.tensor_on(param, bytearray(values.span_bytes(param))))
 
     def reached(self) -> list[torch.nn.Module]:
-        """Modules of the chosen tensors: for `default` as they were built, else children first, as `apply` goes."""
-        owners = {name.rpartition(".")[0] for name in self.names}
-        if self.scheme.of == "default":
-            found = [(path, m) for path, m in self.root.named_modules() if path in owners]
-        else:
-            everything = self.names >= set(_tensors(self.root)) & set(self.checkpoint.params)
-            found = [(p, m) for p, m in _children_first(self.root) if everything or p in owners or _whole(p, self)]
-        return [module for _, module in found]
+        """Modules of the chosen tensors: for `default` as they were built, else in the order of `Module.apply`."""
+        wanted = {name.rpartition(".")[0] for name in self.names}
+        if self.scheme.of != "default":
+            wanted |= self.whole()
+        chosen = {id(module) for path, module in self.by_path.items() if path in wanted}
+        found = self.root.modules() if self.scheme.of == "default" else _children_first(self.root)
+        return [module for module in found if id(module) in chosen]
+
+    def whole(self) -> set[str]:
+        """Paths below which everything is chosen; with everything chosen all, those without parameters too."""
+        there = set(_tensors(self.root)) & set(self.checkpoint.params)
+        if self.names >= there:
+            return set(self.by_path)
+        chosen = {ancestor for name in self.names for ancestor in _ancestors(name)}
+        return chosen - {ancestor for name in there - self.names for ancestor in _ancestors(name)}
 
 
-def _whole(path: str, run: _ModuleRun) -> bool:
-    below = [name for name in run.checkpoint.params if name.startswith(path + ".")] if path else []
-    return bool(below) and run.names.issuperset(below)
+def _ancestors(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts))]
 
 
-def _children_first(module: torch.nn.Module, path: str = "") -> list[tuple[str, torch.nn.Module]]:
-    found = []
-    for name, child in module.named_children():
-        found += _children_first(child, f"{path}.{name}" if path else name)
-    return [*found, (path, module)]
-
-
-def _submodule(root: torch.nn.Module, path: str) -> torch.nn.Module | None:
-    for step in path.split(".") if path else ():
-        found = root._modules.get(step)  # noqa: SLF001
-        if found is None:
-            return None
-        root = found
-    return root
+def _children_first(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    for child in module.children():
+        yield from _children_first(child)
+    yield module
 
 
 def _tensors(root: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -327,5 +331,14 @@ def _tensors(root: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def _placeholder(param: Param) -> torch.Tensor:
-    return torch.empty(param.shape, dtype=getattr(torch, param.dtype.name, torch.float32))
+def _placeholders(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """A tensor for each name, one for names of the very same elements."""
+    firsts = {name: group.names[0] for group in sharing.groups(checkpoint.params.values())
+              if group.relation == "same" for name in group.names}  # fmt: skip
+    made: dict[str, torch.Tensor] = {}
+    for name, param in checkpoint.params.items():
+        first = firsts.get(name, name)
+        if first not in made:
+            made[first] = torch.empty(param.shape, dtype=getattr(torch, param.dtype.name, torch.float32))
+        made[name] = made[first]
+    return made

