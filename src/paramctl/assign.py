@@ -96,15 +96,23 @@ def _one(checkpoint: Checkpoint, word: str, text: str, at: int) -> Pick:
 
 
 def _literal(node: ast.expr) -> Any:
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item) for item in node.elts]
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        value = _literal(node.operand)
-        if isinstance(value, list) or isinstance(value, bool):
-            raise ValueError
-        return -value if isinstance(node.op, ast.USub) else value
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, complex)):
-        return node.value
-    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
-        return _SPECIAL[node.id]
+    """Numbers, lists of them, and sums like `1+2j`."""
+    match node:
+        case ast.List(items) | ast.Tuple(items):
+            return [_literal(item) for item in items]
+        case ast.Constant(bool() | int() | float() | complex() as number):
+            return number
+        case ast.Name("inf" | "nan" as word):
+            return _SPECIAL[word]
+        case ast.UnaryOp(ast.USub() | ast.UAdd() as sign, operand):
+            return -_number(operand) if isinstance(sign, ast.USub) else _number(operand)
+        case ast.BinOp(left, ast.Add() | ast.Sub() as sign, ast.Constant(complex() as imaginary)):
+            return _number(left) + imaginary if isinstance(sign, ast.Add) else _number(left) - imaginary
     raise ValueError
+
+
+def _number(node: ast.expr) -> Any:
+    value = _literal(node)
+    if isinstance(value, (list, bool)):
+        raise ValueError  # noqa: TRY004 - as for any other text that is no number
+    return value

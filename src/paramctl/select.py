@@ -22,7 +22,7 @@ from paramctl.wildcard import is_wildcard, matching
 
 _POSITION = re.compile(r"\[\s*(-?[0-9]{1,18})\s*\]")
 _SLICE = re.compile(r"\[(?!\d+-\d+\])[\d\s:,.+-]*\]")  # and not a range of numbers
-_MOST_COMPARED = 5_000  # names, for a hint
+_MOST_COMPARED = 2_000  # names, for a hint
 
 
 class Pick(NamedTuple):
@@ -255,8 +255,8 @@ def _wildcard(checkpoint: Checkpoint, pattern: str) -> _Match:
     found = matching(pattern, checkpoint.params)
     if found:
         return _Match(tuple(found), "pattern")
-    prefixes = tuple(f"{path}." for path in matching(pattern, branches(checkpoint.params)))
-    return _Match(tuple(name for name in checkpoint.params if name.startswith(prefixes)), "module")
+    modules = set(matching(pattern, branches(checkpoint.params)))
+    return _Match(tuple(name for name in checkpoint.params if not modules.isdisjoint(_ancestors(name))), "module")
 
 
 def _of_type(checkpoint: Checkpoint, wanted: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,8 +11,8 @@ from paramctl.checkpoint import Checkpoint, Param, is_dense_in_order
 
 Relation = Literal["same", "view", "overlap"]
 Runs = list[tuple[int, int]]
-MOST_RUNS = 100_000  # of a strided view that is told apart element by element; beyond, by its span
-_PAIRWISE = 64
+MOST_RUNS = 200_000  # of the strided views of one storage, told apart element by element; beyond, by their spans
+_MOST_COMPARED = 1_000_000  # runs, pair by pair
 
 
 class Group(NamedTuple):
@@ -26,11 +27,29 @@ class Group(NamedTuple):
 
 def by_storage(params: Iterable[Param]) -> list[list[Param]]:
     """The storages that more than one name looks at, in the order of their first names."""
+    params = tuple(params)
+    keys = [param.storage.key for param in params]
+    if len(set(keys)) == len(keys):
+        return []
     found: dict[str, list[Param]] = {}
-    for param in params:
-        if param.numel:
-            found.setdefault(param.storage.key, []).append(param)
+    for key, param in zip(keys, params, strict=True):
+        if 0 not in param.shape:
+            found.setdefault(key, []).append(param)
     return [sharers for sharers in found.values() if len(sharers) > 1]
+
+
+def sharers(params: Iterable[Param]) -> frozenset[str]:
+    """The names whose elements may be counted twice: those that share a storage, and those that are not dense."""
+    params = tuple(params)
+    known: dict[Any, bool] = {}
+    found = {param.name for sharing in by_storage(params) for param in sharing}
+    for param in params:
+        geometry = (param.shape, param.stride)
+        if geometry not in known:
+            known[geometry] = is_dense_in_order(*geometry)
+        if not known[geometry]:
+            found.add(param.name)
+    return frozenset(found)
 
 
 def _geometry(param: Param) -> tuple[Any, ...]:
@@ -51,9 +70,10 @@ def groups(params: Iterable[Param]) -> list[Group]:
                 found.append(Group(tuple(p.name for p in same), "same", same[0], saved, _source(same)))
         heads = [same[0] for same in alike.values()]
         if len(heads) > 1:
-            saved = sum(head.nbytes for head in heads) - sum(end - start for start, end in union(heads))
+            seen = all_runs(heads)
+            saved = sum(head.nbytes for head in heads) - _size(merged([run for some in seen for run in some]))
             names = tuple(head.name for head in heads)
-            found.append(Group(names, relation(heads), heads[0], max(saved, 0), _source(heads)))
+            found.append(Group(names, _relation(seen), heads[0], max(saved, 0), _source(heads)))
     return found
 
 
@@ -61,13 +81,14 @@ def _source(params: Sequence[Param]) -> str:
     return next((param.declared for param in params if param.declared), "storage")
 
 
-def relation(heads: Sequence[Param]) -> Relation:
+def _relation(seen: Sequence[Runs]) -> Relation:
     """`overlap` where two tensors share some elements and each has others, else `view`: parts, transposes, slices."""
-    if len(heads) <= _PAIRWISE:
-        pairs = ((a, b) for i, a in enumerate(heads) for b in heads[:i])
-        return "overlap" if any(meet(a, b) == "overlap" for a, b in pairs) else "view"
+    total = sum(map(len, seen))
+    if total > len(seen) and len(seen) * total <= _MOST_COMPARED:
+        pairs = ((a, b) for i, a in enumerate(seen) for b in seen[:i])
+        return "overlap" if any(_meet(a, b) == "overlap" for a, b in pairs) else "view"
     open_ends: list[int] = []
-    for start, negative_end in sorted((head.span[0], -head.span[1]) for head in heads):
+    for start, negative_end in sorted((some[0][0], -some[-1][1]) for some in seen):
         while open_ends and open_ends[-1] <= start:
             open_ends.pop()
         if open_ends and -negative_end > open_ends[-1]:
@@ -80,31 +101,40 @@ def meet(a: Param, b: Param) -> Literal["apart", "within", "overlap"]:
     """How the elements of two tensors of one storage meet."""
     if a.span[1] <= b.span[0] or b.span[1] <= a.span[0]:
         return "apart"
-    mine, other = _size(runs(a)), _size(runs(b))
-    shared = mine + other - _size(merged(runs(a) + runs(b)))
+    return _meet(*all_runs((a, b)))
+
+
+def _meet(mine: Runs, other: Runs) -> Literal["apart", "within", "overlap"]:
+    shared = _size(mine) + _size(other) - _size(merged(mine + other))
     if shared <= 0:
         return "apart"
-    return "within" if shared == min(mine, other) else "overlap"
+    return "within" if shared == min(_size(mine), _size(other)) else "overlap"
 
 
 def how(a: Param, b: Param) -> str:
     """What `b` is to `a`, for people: to be followed by "of" and the name of `a`."""
-    kind = meet(a, b)
+    mine, other = all_runs((a, b))
+    kind = _meet(mine, other)
     if kind == "apart":
         return "another part of the storage"
     if kind == "overlap":
         return "an overlapping view"
+    dtype = "" if a.dtype == b.dtype else f", as {b.dtype.name},"
+    if _size(other) != _size(mine):
+        return ("a slice" if _size(other) < _size(mine) else "a view that contains all") + dtype
+    if dtype:
+        return f"a view{dtype}"
     dims = [sorted(zip(p.shape, p.stride, strict=True)) for p in (a, b)]
-    if dims[0] == dims[1] and a.storage_offset == b.storage_offset:
+    if dims[0] == dims[1]:
         return "the transpose" if len(a.shape) == 2 else "a permutation"
-    return "a reshape" if a.nbytes == b.nbytes else "a slice" if b.nbytes < a.nbytes else "a view that contains all"
+    return "a reshape" if a.numel == b.numel else "an expansion"
 
 
 # ----------------------------------------------------------------------------- bytes that are there
 
 
-def runs(param: Param) -> Runs:
-    """The bytes of a tensor's elements as sorted ranges; its whole span where there would be too many."""
+def runs(param: Param, most: int = MOST_RUNS) -> Runs:
+    """The bytes of a tensor's elements as sorted ranges; its whole span where there would be more than `most`."""
     start, end = param.span
     if end == start:
         return []
@@ -117,13 +147,29 @@ def runs(param: Param) -> Runs:
             break
         width, inner = width * size, inner + 1
     outer = dims[inner:]
-    if math.prod(size for _, size in outer) > MOST_RUNS:
+    if math.prod(size for _, size in outer) > most:
         return [(start, end)]
     itemsize = param.dtype.block_nbytes
     offsets = [0]
-    for by, size in outer:
+    for by, size in reversed(outer):
         offsets = [offset + by * i for offset in offsets for i in range(size)]
-    return merged([(start + offset * itemsize, start + (offset + width) * itemsize) for offset in offsets])
+    found = [(start + offset * itemsize, start + (offset + width) * itemsize) for offset in offsets]
+    return found if _are_apart(outer, width) else merged(found)
+
+
+def _are_apart(dims: Sequence[tuple[int, int]], width: int) -> bool:
+    """Whether runs of `width` neither touch nor overlap; the dimensions from the least stride on."""
+    for by, size in dims:
+        if by <= width:
+            return False
+        width += by * (size - 1)
+    return True
+
+
+def all_runs(params: Sequence[Param]) -> list[Runs]:
+    """The runs of each of some tensors of one storage, `MOST_RUNS` together at most."""
+    most = max(MOST_RUNS // max(len(params), 1), 1)
+    return [runs(param, most) for param in params]
 
 
 def merged(ranges: Runs) -> Runs:
@@ -142,82 +188,136 @@ def _size(ranges: Runs) -> int:
     return sum(end - start for start, end in ranges)
 
 
-def union(params: Iterable[Param]) -> Runs:
-    """The bytes of one storage that any of the tensors looks at."""
-    return merged([piece for param in params for piece in runs(param)])
-
-
 def first_names(params: Iterable[Param]) -> dict[str, str]:
-    """For each name whose elements an earlier name has too, that earlier name."""
+    """For each name whose elements an earlier name has too, that earlier name.
+
+    It is the first of the very same elements, or one before it that has them all; else the first that has any.
+    """
     ties: dict[str, str] = {}
     for sharers in by_storage(params):
-        heads: dict[tuple[Any, ...], Param] = {}
+        heads = _heads(sharers)
+        known = list(heads.values())
+        firsts = dict(zip(heads, _first_owners(known), strict=True))
         for param in sharers:
-            known = heads.setdefault(_geometry(param), param)
-            if known is not param:
-                ties[param.name] = known.name
-                continue
-            for head in list(heads.values())[:_PAIRWISE]:
-                if head is not param and meet(head, param) != "apart":
-                    ties[param.name] = ties.get(head.name, head.name)
-                    break
+            geometry = _geometry(param)
+            head, first = heads[geometry], firsts[geometry]
+            if head is not param and (first is None or not _contains(known[first], head)):
+                ties[param.name] = head.name
+            elif first is not None:
+                ties[param.name] = known[first].name
     return ties
 
 
+def _heads(sharers: Iterable[Param]) -> dict[tuple[Any, ...], Param]:
+    """The first tensor of each geometry."""
+    heads: dict[tuple[Any, ...], Param] = {}
+    for param in sharers:
+        heads.setdefault(_geometry(param), param)
+    return heads
+
+
+def _contains(a: Param, b: Param) -> bool:
+    mine, other = all_runs((a, b))
+    return _size(merged(mine + other)) == _size(mine)
+
+
+def _first_owners(heads: Sequence[Param]) -> list[int | None]:
+    """For each tensor the first before it that has some of its bytes, by its place in the row."""
+    if len(heads) == 1:
+        return [None]
+    _, spans, owners = _owned(heads)
+    longest = max(end - start for some in spans for start, end in some)
+    levels = [owners]  # levels[k][i]: the first owner of the 2**k pieces from i on
+    while longest >= 1 << len(levels):
+        half = levels[-1]
+        levels.append(list(map(min, half, half[1 << (len(levels) - 1) :])))
+    firsts: list[int | None] = []
+    for index, some in enumerate(spans):
+        first = index
+        for start, end in some:
+            k = (end - start).bit_length() - 1
+            first = min(first, levels[k][start], levels[k][end - (1 << k)])
+        firsts.append(first if first < index else None)
+    return firsts
+
+
+def _owned(heads: Sequence[Param]) -> tuple[list[int], list[Runs], list[int]]:
+    """One storage cut wherever a run begins or ends: the cuts, the runs as ranges of pieces, and each piece's owner.
+
+    A piece belongs to the first tensor that has it, or to nobody: `len(heads)`.
+    """
+    seen = all_runs(heads)
+    cuts = sorted({edge for some in seen for run in some for edge in run})
+    place = {edge: i for i, edge in enumerate(cuts)}
+    spans = [[(place[start], place[end]) for start, end in some] for some in seen]
+    owners = [len(heads)] * len(cuts)
+    following = list(range(len(cuts) + 1))  # of a piece that has an owner, one after it
+    for index, some in enumerate(spans):
+        for start, end in some:
+            at = _free(following, start)
+            while at < end:
+                owners[at] = index
+                following[at] = at + 1
+                at = _free(following, at)
+    return cuts, spans, owners
+
+
+def _free(following: list[int], at: int) -> int:
+    """The next piece from `at` on that is nobody's."""
+    end = at
+    while following[end] != end:
+        end = following[end]
+    while following[at] != end:
+        following[at], at = end, following[at]
+    return end
+
+
 def totals(checkpoint: Checkpoint, params: Sequence[Param]) -> dict[str, Any]:
-    """The totals of every command: `unique_*` count a shared element once, `storage_nbytes` the bytes that are there."""
-    numel = nbytes = unique_numel = unique_nbytes = 0
-    storages: dict[str, int] = {}
+    """What every command tells: `unique_*` count a shared element once, `storage_nbytes` the bytes that are there."""
+    kinds = {param.dtype.name: param.dtype for param in params}
+    alike = Counter([(param.dtype.name, param.shape) for param in params])
     dtypes: dict[str, dict[str, int]] = {}
-    sharing: dict[str, list[Param]] = {}
-    for param in params:
-        count = param.numel
-        size = param.dtype.nbytes(count)
-        numel += count
-        nbytes += size
-        storages[param.storage.key] = param.storage.nbytes
-        sharing.setdefault(param.storage.key, []).append(param)
-        tally = dtypes.setdefault(param.dtype.name, {"tensors": 0, "numel": 0, "nbytes": 0})
-        tally["tensors"] += 1
-        tally["numel"] += count
-        tally["nbytes"] += size
-    for sharers in sharing.values():
-        if len(sharers) == 1 and is_dense_in_order(sharers[0].shape, sharers[0].stride):
-            unique_numel += sharers[0].numel
-            unique_nbytes += sharers[0].nbytes
-        else:
-            more_numel, more_nbytes = _unique(sharers)
-            unique_numel += more_numel
-            unique_nbytes += more_nbytes
+    for (name, shape), times in alike.items():
+        numel = math.prod(shape)
+        tally = dtypes.setdefault(name, {"tensors": 0, "numel": 0, "nbytes": 0})
+        tally["tensors"] += times
+        tally["numel"] += times * numel
+        tally["nbytes"] += times * kinds[name].nbytes(numel)
+    numel, nbytes = (sum(tally[key] for tally in dtypes.values()) for key in ("numel", "nbytes"))
+    unique_numel, unique_nbytes = numel, nbytes
+    doubtful = sharers(params)
+    storages: dict[str, list[Param]] = {}
+    for param in params if doubtful else ():
+        if param.name in doubtful:
+            storages.setdefault(param.storage.key, []).append(param)
+    for several in storages.values():
+        once_numel, once_nbytes = unique(several)
+        unique_numel += once_numel - sum(param.numel for param in several)
+        unique_nbytes += once_nbytes - sum(param.nbytes for param in several)
     return {
         "tensors": len(params),
         "numel": numel,
         "unique_numel": unique_numel,
         "nbytes": nbytes,
         "unique_nbytes": unique_nbytes,
-        "storage_nbytes": sum(storages.values()),
+        "storage_nbytes": sum({param.storage.key: param.storage.nbytes for param in params}.values()),
         "dtypes": dtypes,
         "modules": len(checkpoint.modules),
     }
 
 
-def _unique(sharers: Sequence[Param]) -> tuple[int, int]:
+def unique(sharers: Sequence[Param]) -> tuple[int, int]:
     """Elements and bytes of one storage, each counted once; elements by the dtype that saw them first."""
-    seen: Runs = []
+    if len(sharers) == 1 and is_dense_in_order(sharers[0].shape, sharers[0].stride):
+        return sharers[0].numel, sharers[0].nbytes
+    heads = list(_heads(sharers).values())
+    cuts, _, owners = _owned(heads)
+    fresh = [0] * (len(heads) + 1)
+    for owner, start, end in zip(owners, cuts, cuts[1:], strict=False):
+        fresh[owner] += end - start
     numel = nbytes = 0
-    heads = {_geometry(param): param for param in reversed(sharers)}
-    for param in reversed(heads.values()):
-        if param.dtype.block_numel > 1:
-            return param.numel, param.nbytes
-        before = nbytes
-        pieces = runs(param)
-        if len(pieces) == 1 and param.numel < (pieces[0][1] - pieces[0][0]) // param.dtype.block_nbytes:
-            low, high = pieces[0]  # too many runs to tell apart: as many elements as there can be
-            fresh = min(param.nbytes, high - low, max(_size(merged([*seen, (low, high)])) - nbytes, 0))
-            nbytes += fresh
-            seen = merged([*seen, (low, low + fresh)])
-        else:
-            seen = merged(seen + pieces)
-            nbytes = _size(seen)
-        numel += (nbytes - before) // param.dtype.block_nbytes
+    for param, more in zip(heads, fresh, strict=False):
+        more = min(more, param.nbytes)  # noqa: PLW2901 - a span may be more than what is seen of it
+        nbytes += more
+        numel += min(more // param.dtype.block_nbytes * param.dtype.block_numel, param.numel)
     return numel, nbytes

@@ -19,7 +19,7 @@ NO_MODEL_HINT = (
 )
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".npz", ".npy", ".tar", ".jit", ".pt2")
 _DEFINITION = re.compile(r"^(?P<file>.*\.py)(?::(?P<name>[A-Za-z_][\w.]*))?$")
-_IMPORTED = re.compile(r"^(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_][\w.]*)$")
+_IMPORTED = re.compile(r"^(?!re:)(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_][\w.]*)$")
 _spools: list[Any] = []  # standard input, kept open as long as the process may read it
 
 
@@ -43,7 +43,7 @@ def literals(arguments: Sequence[str]) -> dict[str, Any]:
             raise ParamctlError(f"--arg {shortened(argument)!r}: not of the form name=value")
         try:
             values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             values[key] = text
     return values
 
@@ -59,7 +59,7 @@ def is_model(word: str) -> bool:
 
 
 def default_model() -> str | None:
-    """`$PARAMCTL_MODEL`, else `[tool.paramctl] model` of the nearest pyproject.toml that has it, else a piped stdin."""
+    """`$PARAMCTL_MODEL`, else `model` of the nearest pyproject.toml with a [tool.paramctl], else a piped stdin."""
     named = os.environ.get("PARAMCTL_MODEL")
     if named:
         return named
@@ -75,14 +75,17 @@ def _configured() -> str | None:
         import tomllib  # noqa: PLC0415 - 6 ms that only a pyproject.toml pays
 
         try:
-            table = tomllib.loads(file.read_text("utf-8")).get("tool", {}).get("paramctl", {})
+            tool = tomllib.loads(file.read_text("utf-8")).get("tool")
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise FileError(file, f"cannot be read: {error}") from error
-        model = table.get("model") if isinstance(table, dict) else None
-        if isinstance(model, str) and model:
-            relative = "://" not in model and not _IMPORTED.match(model) and not Path(model).is_absolute()
-            return os.path.relpath(folder / model) if relative else model
-        break
+            raise FileError(file, f"cannot be read: {shortened(str(error))}") from error
+        if not isinstance(tool, dict) or "paramctl" not in tool:
+            continue
+        table = tool["paramctl"]
+        model = table.get("model", "") if isinstance(table, dict) else None
+        if not isinstance(model, str):
+            raise FileError(file, "[tool.paramctl] model is not a text", hint='model = "model.pt"')
+        is_path = model and "://" not in model and not _IMPORTED.match(model)
+        return os.path.relpath(folder / model) if is_path else model or None
     return None
 
 
@@ -101,7 +104,7 @@ def resolve(model: str | None, *, arguments: Sequence[str] = ()) -> Source:
         ParamctlError: no MODEL, or nothing of that name.
     """
     word = model if model is not None else default_model()
-    if word is None:
+    if not word:
         raise ParamctlError("no MODEL was given", hint=NO_MODEL_HINT)
     if word == "-":
         return Source("-", "file", spool_stdin())
@@ -133,12 +136,15 @@ def _on_disk(word: str) -> Source:
     try:
         mode = os.stat(word).st_mode  # noqa: PTH116 - the word as it was written
     except FileNotFoundError:
-        raise FileError(word, "no such file") from None
+        if os.path.islink(word):  # noqa: PTH114 - the word as it was written
+            raise FileError(word, f"a link to {shortened(os.readlink(word))}, which is not there") from None  # noqa: PTH115
+        hint = "" if is_model(word) else "the first word is the MODEL, and what is chosen of it comes after"
+        raise FileError(word, "no such file", hint=hint) from None
     except (OSError, ValueError) as error:
         raise FileError(word, _reason(error)) from error
     if stat.S_ISDIR(mode):
         return Source(word, "folder", Path(word))
-    if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and word.startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/"))):
+    if stat.S_ISFIFO(mode):  # opening one waits for its writer, as cat does
         return Source(word, "file", _spool_pipe(word))
     if not stat.S_ISREG(mode):
         raise FileError(word, "not a regular file")

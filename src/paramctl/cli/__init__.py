@@ -82,6 +82,11 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _close_stdout()
         return Exit.CLOSED_PIPE
+    except SystemExit as left:  # typer leaves with 1 where a pipe was closed
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
+        _close_stdout()
+        return Exit.CLOSED_PIPE
     except MemoryError:
         return _fail("error: not enough memory")
     except OSError as error:
@@ -92,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _fail(text: str) -> int:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no stdout where it is closed
         sys.stdout.flush()
     print(text, file=sys.stderr)
     return Exit.ERROR
@@ -116,8 +121,9 @@ def _close_stdout() -> None:
 def main() -> NoReturn:
     """The console script."""
     gc.set_threshold(200_000, 50, 50)  # a checkpoint is made of many small things that stay
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed by `2>&-`
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    code = run(sys.argv[1:])
+    code = run(sys.argv[1:]) if sys.stdout else _fail("error: standard output is closed")
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     sys.exit(code)

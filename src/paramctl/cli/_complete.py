@@ -8,7 +8,7 @@ from typing import Any
 
 from paramctl import api
 from paramctl.checkpoint import branches
-from paramctl.errors import ParamctlError
+from paramctl.errors import ParamctlError, escaped
 from paramctl.source import is_model
 
 
@@ -20,7 +20,10 @@ def models(ctx: Any, incomplete: str) -> list[str]:
 
 
 def words(ctx: Any, incomplete: str) -> list[str]:
-    """Paths for the first word, then names of the model's parameters and modules; nothing of a definition is run."""
+    """Paths for the first word, then names of the model's parameters and modules; nothing of a definition is run.
+
+    Names are escaped, as they are shown; a pattern is taken in either form.
+    """
     given = ctx.params.get("words") or []
     if not given:
         return models(ctx, incomplete)
@@ -31,4 +34,4 @@ def words(ctx: Any, incomplete: str) -> list[str]:
     except ParamctlError:
         return []
     names = [*checkpoint.params, *branches(checkpoint.params)] if checkpoint else []
-    return sorted(name for name in names if name.startswith(incomplete))
+    return sorted(name for name in map(escaped, names) if name.startswith(incomplete))

@@ -136,7 +136,7 @@ class Output:
     def print(self, report: Report, style: str, screen: render.Screen) -> None:
         """Print through the renderer `style`."""
         errors = "surrogateescape" if screen.nul and style == "names" else "backslashreplace"
-        sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
+        sys.stdout.reconfigure(errors=errors)
         write = sys.stdout.write
         for chunk in render.draw(report, style, screen):
             write(chunk)

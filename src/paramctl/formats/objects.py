@@ -7,57 +7,74 @@ keys, positions and attributes joined by dots. A pickled module is named as its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
-from paramctl.checkpoint import Checkpoint, Module, Param, Storage, reach
+from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage, reach
 from paramctl.errors import FileError, shortened
-from paramctl.formats.unpickle import Dict, Name, NumpyArray, StandIn, StorageNote, TensorNote
+from paramctl.formats.notes import Dict, Name, StandIn, StorageNote, TensorNote
+from paramctl.formats.unpickle import NumpyArray
 from paramctl.source import Source
 
-DEEPEST = 200  # containers within containers; deeper ones are shown as extras without their contents
+DEEPEST = 100  # containers within containers; of deeper ones only the tensors are told
 _NOTHING = object()
+_ENDLESS = "…"
 _FRAMEWORK = frozenset(  # what torch.nn.Module keeps for itself
-    ["training", "T_destination", "dump_patches", "call_super_init"]
+    ("training", "T_destination", "dump_patches", "call_super_init")
 )
+_MODULE_PARTS = frozenset(("_parameters", "_buffers", "_modules"))
 
 FindStorage = Callable[[StorageNote, str], Storage]
+Items = Iterable[tuple[str, Any]]
+Steps = Generator[tuple[Any, str], Any, Any]  # gives a container and its path, is sent what is left of it
 
 
 @dataclass(slots=True)
 class _Walk:
-    """What was found so far. `budget` bounds the names that shared containers may multiply into."""
+    """What was found so far. `budget` bounds what shared containers may multiply into, in characters of names."""
 
     source: Source
     find_storage: FindStorage
     budget: int
     params: dict[str, Param] = field(default_factory=dict)
     modules: dict[str, Module] = field(default_factory=dict)
-    open_ids: set[int] = field(default_factory=set)
     storages: dict[object, Storage] = field(default_factory=dict)
+    taken: dict[str, int] = field(default_factory=dict)  # names that more than one tensor would have
+
+    def spend(self, count: int) -> None:
+        self.budget -= count
+        if self.budget < 0:
+            raise FileError(self.source.name, "its containers hold each other so often that their names have no end")
 
     # ------------------------------------------------------------------ tensors
 
     def storage_of(self, note: TensorNote, name: str) -> Storage:
         if note.data is not None:  # an array in the pickle: each is its own
-            key: object = id(note.data)
+            key: object = id(note)
             if key not in self.storages:
-                order = "big" if note.byteorder == "big" else "little"
                 held = memoryview(note.data)
-                self.storages[key] = Storage(f"pickle:{len(self.storages)}", len(note.data), (), held, order)
+                self.storages[key] = Storage(f"pickle:{len(self.storages)}", len(note.data), (), held, note.byteorder)
             return self.storages[key]
         if note.storage is None:  # saved from the meta device
             return Storage(f"meta:{name}", note.dtype.nbytes(math.prod(note.shape)))
         key = note.storage.key
         if key not in self.storages:
             self.storages[key] = self.find_storage(note.storage, name)
-        return self.storages[key]
+        found = self.storages[key]
+        return (
+            found._replace(extents=(), why_unreadable=f"it is stored to be {note.lazy} when read")
+            if note.lazy
+            else found
+        )
 
     def add(self, note: TensorNote, path: str) -> None:
-        name = path or "tensor"
+        self.spend(1 + len(path))
+        name = path = path or "tensor"
         while name in self.params:
-            name += "'"
+            more = self.taken[path] = self.taken.get(path, 0) + 1
+            name = f"{path}'{more if more > 1 else ''}"
         storage = self.storage_of(note, name)
         low, high = reach(note.shape, note.stride)
         end = note.dtype.nbytes(note.offset + high)
@@ -73,111 +90,112 @@ class _Walk:
 
     # ------------------------------------------------------------------ the tree
 
-    def visit(self, value: Any, path: str, depth: int) -> Any:
-        """Find the tensors in `value`; what is left of it, as JSON has it, or `_NOTHING`."""
-        self.budget -= 1
-        if self.budget < 0:
-            raise FileError(self.source.name, "its containers hold each other so often that their names have no end")
-        kind = type(value)
-        if kind is TensorNote:
-            self.add(value, path)
-            return _NOTHING
-        if kind in _PLAIN:
-            return value
-        if kind is NumpyArray:
-            if value.note is None:
-                return value.text
-            self.add(value.note, path)
-            return _NOTHING
-        if id(value) in self.open_ids or depth > DEEPEST:
-            return "…"
-        self.open_ids.add(id(value))
-        try:
-            return self.descend(value, path, depth + 1)
-        finally:
-            self.open_ids.discard(id(value))
+    def run(self, root: Any) -> Any:
+        """Find the tensors in `root`; what is left of it, as JSON has it, or `_NOTHING`.
 
-    def descend(self, value: Any, path: str, depth: int) -> Any:
-        if isinstance(value, StandIn):
-            return self.stand_in(value, path, depth)
-        if isinstance(value, dict):
-            if isinstance(value, Dict) and isinstance(value.attributes, dict):
-                self.state_dict_modules(value.attributes.get("_metadata"), path)
-            return self.mapping(value.items(), path, depth)
-        if isinstance(value, (list, tuple, set, frozenset)):
-            found = [self.visit(item, _join(path, str(i)), depth) for i, item in enumerate(value)]
-            kept = [item for item in found if item is not _NOTHING]
-            return kept if kept or not found else _NOTHING
-        return _told(value)
+        The stack is a list, so that no file can make it run out.
+        """
+        stack: list[tuple[int, Steps]] = [(0, self.entries([("", root)], ""))]
+        open_ids: set[int] = set()
+        left: Any = None
+        while True:
+            try:
+                value, path = stack[-1][1].send(left)
+            except StopIteration as done:
+                left = done.value
+                open_ids.discard(stack.pop()[0])
+                if not stack:
+                    return left[0][1] if left else _NOTHING
+                if len(stack) > DEEPEST and left is not _NOTHING:
+                    left = _ENDLESS
+                continue
+            if id(value) in open_ids:
+                left = _ENDLESS
+                continue
+            self.spend(1 + len(path))
+            open_ids.add(id(value))
+            stack.append((id(value), self.descend(value, path)))
+            left = None
 
-    def mapping(self, items: Any, path: str, depth: int) -> Any:
-        kept, count = {}, 0
-        for key, item in items:
-            count += 1
-            name = _key(key)
-            left = self.visit(item, _join(path, name), depth)
+    def entries(self, items: Items, path: str) -> Generator[tuple[Any, str], Any, list[tuple[str, Any]]]:
+        """What is left of each item of a container, where anything is."""
+        kept: list[tuple[str, Any]] = []
+        for name, item in items:
+            kind = type(item)
+            if kind is TensorNote:
+                self.add(item, _join(path, name))
+                if item.state is not None:
+                    yield item.state, _join(path, name)
+                continue
+            if kind is NumpyArray:
+                if item.note is not None:
+                    self.add(item.note, _join(path, name))
+                    continue
+                item = item.text if item.objects is None else item.objects  # noqa: PLW2901
+            if isinstance(item, _CONTAINERS) and kind is not StorageNote:
+                left = (yield item, _join(path, name)) if item else type(item)()
+            else:
+                self.spend(1)
+                left = _told(item)
             if left is not _NOTHING:
-                kept[name] = left
-        return kept if kept or not count else _NOTHING
+                kept.append((name, left))
+        return kept
 
-    def stand_in(self, value: StandIn, path: str, depth: int) -> Any:
-        if _is_module(value):
-            self.module(value, path, depth)
-            return _NOTHING
-        left: dict[str, Any] = {}
-        for i, item in enumerate(value.args):
-            self.keep(left, f"_args.{i}", item, path, depth)
-        for key, item in value.kwargs.items():
-            self.keep(left, key, item, path, depth)
-        for state in value.state if isinstance(value.state, tuple) else (value.state,):
-            if isinstance(state, dict):
-                for key, item in state.items():
-                    self.keep(left, _key(key), item, path, depth)
-            elif state is not None:
-                self.keep(left, "_state", state, path, depth)
-        for key, item in value.items.items():
-            self.keep(left, _key(key), item, path, depth)
-        for i, item in enumerate(value.elements):
-            self.keep(left, str(i), item, path, depth)
-        return {"class": type(value).qualified} | left
+    def descend(self, value: Any, path: str) -> Steps:
+        if isinstance(value, StandIn):
+            return self.module(value, path) if _is_module(value) else self.stand_in(value, path)
+        if isinstance(value, dict):
+            return self.mapping(value, path)
+        return self.sequence(value, path)
 
-    def keep(self, left: dict[str, Any], key: str, item: Any, path: str, depth: int) -> None:
-        found = self.visit(item, _join(path, key), depth)
-        if found is not _NOTHING:
-            left[key] = found
+    def mapping(self, value: dict[Any, Any], path: str) -> Steps:
+        attributes = value.attributes if isinstance(value, Dict) else None
+        if isinstance(attributes, dict):
+            self.state_dict_modules(attributes.get("_metadata"), path)
+            yield from self.entries(((name, item) for name, item in _named(attributes) if name != "_metadata"), path)
+        kept = yield from self.entries(_named(value), path)
+        return dict(kept) if kept else _NOTHING
+
+    def sequence(self, value: Iterable[Any], path: str) -> Steps:
+        kept = yield from self.entries(((str(i), item) for i, item in enumerate(value)), path)
+        return [item for _, item in kept] if kept else _NOTHING
+
+    def stand_in(self, value: StandIn, path: str) -> Steps:
+        states = value.state if isinstance(value.state, tuple) else (value.state,)
+        items = chain(
+            ((f"_args.{i}", item) for i, item in enumerate(value.args)),
+            _named(value.kwargs),
+            *(
+                _named(state) if isinstance(state, dict) else (("_state", state),)
+                for state in states
+                if state is not None
+            ),
+            _paired(value.items),
+            ((str(i), item) for i, item in enumerate(value.elements)),
+        )
+        kept = yield from self.entries(items, path)
+        return {"class": type(value).qualified} | dict(kept)
 
     # ------------------------------------------------------------------ modules
 
-    def module(self, value: StandIn, path: str, depth: int) -> None:
+    def module(self, value: StandIn, path: str) -> Steps:
         state = value.state
-        plain = {
-            _key(key): item for key, item in state.items() if not str(key).startswith("_") and key not in _FRAMEWORK
-        }
-        hyperparameters = {}
+        hyperparameters: dict[str, Any] = {}
         self.modules[path] = Module(path, value.short, hyperparameters, type(value).qualified)
-        for kind in ("parameter", "buffer"):
-            for key, note in _pairs(state.get(f"_{kind}s")):
-                if type(note) is TensorNote:
-                    self.budget -= 1
-                    cls = "Parameter" if kind == "parameter" and note.cls == "Tensor" else note.cls
-                    self.add(note._replace(kind=kind, cls=cls), _join(path, key))
-        children = dict(_pairs(state.get("_modules")))
-        for key, item in plain.items():
-            if key in children:
-                continue
-            left = self.visit(item, _join(path, key), depth)
-            if left is not _NOTHING:
-                hyperparameters[key] = left
-        for key, child in children.items():
-            if child is not None:
-                self.visit(child, _join(path, key), depth)
+        yield from self.entries(_as_kind("parameter", state.get("_parameters")), path)
+        yield from self.entries(_as_kind("buffer", state.get("_buffers")), path)
+        rest = ((name, item) for name, item in _named(state) if name not in _MODULE_PARTS)
+        kept = yield from self.entries(rest, path)
+        hyperparameters.update(pair for pair in kept if not pair[0].startswith("_") and pair[0] not in _FRAMEWORK)
+        yield from self.entries(_named(state.get("_modules")), path)
+        return _NOTHING
 
     def state_dict_modules(self, metadata: Any, path: str) -> None:
-        if isinstance(metadata, dict):
-            for key in metadata:
-                if isinstance(key, str):
-                    inner = _join(path, key) if key else path
-                    self.modules.setdefault(inner, Module(inner))
+        for key in metadata if isinstance(metadata, dict) else ():
+            if isinstance(key, str):
+                inner = _join(path, key) if key else path
+                self.spend(1 + len(inner))
+                self.modules.setdefault(inner, Module(inner))
 
 
 def _is_module(value: StandIn) -> bool:
@@ -185,38 +203,61 @@ def _is_module(value: StandIn) -> bool:
     return isinstance(state, dict) and all(isinstance(state.get(k), dict) for k in ("_parameters", "_modules"))
 
 
-def _pairs(mapping: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(mapping, dict):
-        for key, item in mapping.items():
-            yield _key(key), item
+def _as_kind(kind: ParamKind, mapping: Any) -> Items:
+    for name, item in _named(mapping):
+        if type(item) is TensorNote:
+            cls = "Parameter" if kind == "parameter" and item.cls == "Tensor" else item.cls
+            yield name, item._replace(kind=kind, cls=cls)
+        else:
+            yield name, item
+
+
+def _named(mapping: Any) -> Items:
+    return _paired(mapping.items()) if isinstance(mapping, dict) else ()
+
+
+def _paired(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    for i, (key, item) in enumerate(pairs):
+        if type(key) is str:
+            yield key, item
+        else:  # an optimizer's state is by its parameters: their positions name them, as in its `state_dict()`
+            yield str(i) if type(key) is TensorNote else str(_told(key)), item
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _key(key: Any) -> str:
-    return key if type(key) is str else str(key) if type(key) in (int, float, bool, bytes) else str(_told(key))
-
-
-_PLAIN = frozenset((str, int, float, bool, type(None)))
+_PLAIN = frozenset((str, float, bool, type(None)))
+_CONTAINERS = (dict, list, tuple, StandIn)
+_MOST_BITS = 10_000  # of an integer that is told in digits; Python itself refuses beyond 4,300 of them
 
 
 def _told(value: Any) -> Any:
-    """What is neither container nor plain value, as text."""
-    if isinstance(value, (bytes, bytearray)):
+    """What is neither a container nor a tensor, as JSON has it; and a key of a dict, whatever it is."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is int:
+        return value if value.bit_length() <= _MOST_BITS else f"an integer of {value.bit_length():,} bits"
+    if kind in (bytes, bytearray):
         return f"{len(value):,} bytes"
+    if kind is StorageNote:
+        return f"a storage of {value.nbytes:,} bytes"
+    if kind is tuple:
+        return "(" + ", ".join(_part(item) for item in value[:8]) + ("" if len(value) <= 8 else ", …") + ")"
     if isinstance(value, type) and issubclass(value, StandIn):
         return value.qualified
-    if isinstance(value, Name):
-        return value.text
-    if isinstance(value, complex):
-        return str(value)
     if isinstance(value, StandIn):
-        return type(value).qualified
-    if isinstance(value, tuple):
-        return "(" + ", ".join(str(_told(item)) if type(item) not in _PLAIN else repr(item) for item in value[:8]) + ")"
-    return value if type(value) in _PLAIN else type(value).__name__
+        return kind.qualified
+    if kind is Name:
+        return value.text
+    return str(value) if kind is complex else kind.__name__
+
+
+def _part(item: Any) -> str:
+    """An element of a tuple that is a key."""
+    return "(…)" if type(item) is tuple else repr(item) if type(item) is str else str(_told(item))
 
 
 def checkpoint(root: Any, source: Source, file_format: str, find_storage: FindStorage, *, budget: int) -> Checkpoint:
@@ -227,13 +268,13 @@ def checkpoint(root: Any, source: Source, file_format: str, find_storage: FindSt
         source: where it is from.
         file_format: the format's name.
         find_storage: the bytes of a storage, for the tensor of the given name; raises FileError where there are none.
-        budget: how many values may be visited; a pickle of n bytes cannot hold more than n, but can share them.
+        budget: how many characters all names may have; a pickle of n bytes holds fewer values, but it can share them.
 
     Raises:
         FileError: a tensor that reaches beyond its storage.
     """
     walk = _Walk(source, find_storage, budget)
-    extras = walk.visit(root, "", 0)
+    extras = walk.run(root)
     made = Checkpoint(source, file_format, walk.params, walk.modules)
     if extras is _NOTHING:
         return made

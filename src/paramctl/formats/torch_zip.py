@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 from paramctl.checkpoint import Checkpoint, Extent, Storage
 from paramctl.errors import FileError, shortened
 from paramctl.formats import objects, unpickle
-from paramctl.formats.unpickle import StorageNote
+from paramctl.formats.notes import StorageNote
 from paramctl.formats.zip_directory import STORED, Member, contents, directory, offsets
 from paramctl.source import Reader, Source
 
@@ -43,7 +43,7 @@ def read(source: Source) -> Checkpoint:
         begins = offsets(reader, [member for name, member in members.items() if name.startswith(prefix)])
 
         def find_storage(note: StorageNote, name: str) -> Storage:
-            nbytes = note.dtype.nbytes(note.numel) if note.dtype else note.numel
+            nbytes = note.nbytes
             member = members.get(prefix + note.key)
             if member is None:
                 if nbytes == 0:
@@ -60,7 +60,7 @@ def read(source: Source) -> Checkpoint:
             return Storage(note.key, nbytes, (extent,), None, order)
 
         tree = unpickle.load(pickled, reader.name)
-    return objects.checkpoint(tree, source, NAME, find_storage, budget=1000 + 20 * len(pickled))
+    return objects.checkpoint(tree, source, NAME, find_storage, budget=4_000_000 + 100 * len(pickled))
 
 
 def _root(reader: Reader, members: dict[str, Member]) -> str:

@@ -3,10 +3,9 @@
 The standard library's unpickler does the parsing, in C. It is handed a fixed table of names: torch's and
 numpy's rebuild functions, each replaced by one of ours that only takes notes, and a few containers. Every other
 name becomes a `StandIn` that keeps what the pickle would have called, with what arguments and what state.
-Before that, `check` walks the opcodes: a memo index or a length that lies would make the parser ask for memory
-that the file cannot account for.
+Before that, `opcodes.walk` sees to it that the parser can be let at the file.
 
-Source: CPython's Lib/pickletools.py for the opcodes; torch/_utils.py and torch/_tensor.py for the rebuild
+Source: torch/_utils.py and torch/_tensor.py for the rebuild
 functions; numpy/_core/src/multiarray/methods.c (`array_reduce`, `array_setstate`) for arrays.
 """
 
@@ -15,14 +14,29 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import re
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
 from paramctl.checkpoint import ParamKind, contiguous
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
+from paramctl.formats.notes import (
+    Allowance,
+    Dict,
+    Function,
+    Name,
+    Set,
+    StandIn,
+    StorageNote,
+    TensorNote,
+    standing_for,
+)
+from paramctl.formats.opcodes import walk
+
+MOST_DIMS = 1000
+_MOST = 1 << 63  # torch's sizes, strides and counts of elements are int64
 
 _DAMAGED = (
     pickle.UnpicklingError,
@@ -41,121 +55,29 @@ _DAMAGED = (
 )
 
 
-class StorageNote(NamedTuple):
-    """A storage as the pickle names it: `numel` elements of `dtype`, or bytes where `dtype` is None."""
-
-    key: str
-    dtype: DType | None
-    numel: int
-    location: str
-
-
-class TensorNote(NamedTuple):
-    """A tensor as the pickle describes it, not yet held against the bytes. `storage` None: on the meta device."""
-
-    storage: StorageNote | None
-    dtype: DType
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    requires_grad: bool | None
-    kind: ParamKind = "tensor"
-    cls: str = "Tensor"
-    data: bytes | None = None  # an array whose bytes are in the pickle itself
-    byteorder: str = "little"
-
-
-class Dict(dict):  # type: ignore[type-arg]
-    """An `OrderedDict` or a `defaultdict`; `attributes` holds what was set on it, as a state dict's `_metadata`."""
-
-    attributes: Any = None
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__()
-        for arg in args:
-            if isinstance(arg, dict):
-                self.update(arg)
-            elif isinstance(arg, (list, tuple)):
-                self.update(pair for pair in arg if isinstance(pair, (list, tuple)) and len(pair) == 2)
-
-    def __setstate__(self, state: Any) -> None:
-        self.attributes = state
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class StandIn:
-    """What takes the place of a class or a function that is not known, and of what it would have made."""
-
-    qualified = ""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
-        self = object.__new__(cls)
-        self.args = args
-        self.kwargs = kwargs
-        self.state = None
-        self.items = {}
-        self.elements = []
-        return self
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    state: Any
-    items: dict[Any, Any]
-    elements: list[Any]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items[key] = value
-
-    def append(self, value: Any) -> None:
-        self.elements.append(value)
-
-    def extend(self, values: Any) -> None:
-        self.elements.extend(values)
-
-    add = append
-
-    def __call__(self, *args: Any, **kwargs: Any) -> StandIn:
-        made = StandIn(*args, **kwargs)
-        made.state = {"called": self}
-        return made
-
-    @property
-    def short(self) -> str:
-        return type(self).qualified.rpartition(".")[2]
-
-
-def stand_in(qualified: str) -> type[StandIn]:
-    """A class that stands for the one called `qualified`."""
-    return type("StandIn", (StandIn,), {"qualified": qualified})
-
-
-class Name:
-    """A value of torch that is only a name: a dtype, a storage class, a layout. It cannot be called."""
-
-    __slots__ = ("dtype", "is_storage", "text")
-
-    def __init__(self, text: str, dtype: DType | None = None, *, is_storage: bool = False) -> None:
-        self.text = text
-        self.dtype = dtype
-        self.is_storage = is_storage
-
-
 # ----------------------------------------------------------------------------- torch
 
 
 def _dims(values: Any) -> tuple[int, ...]:
-    dims = tuple(values)
-    for dim in dims:
-        if type(dim) is not int or dim < 0:
-            raise ValueError(f"a size or stride of {shortened(repr(dim), 40)}")
-    return dims
+    if not isinstance(values, (tuple, list)) or len(values) > MOST_DIMS:
+        raise ValueError("sizes or strides that are none")
+    for dim in values:
+        if type(dim) is not int or not 0 <= dim < _MOST:
+            raise ValueError(f"a size or stride of {_said(dim)}")
+    return tuple(values)
+
+
+def _said(value: Any) -> str:
+    return str(value) if type(value) is int and -_MOST <= value <= _MOST else f"type {type(value).__name__}"
+
+
+def _geometry(size: Any, stride: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    shape, by = _dims(size), _dims(stride)
+    if len(shape) != len(by):
+        raise ValueError(f"{len(shape)} sizes and {len(by)} strides")
+    if math.prod(shape) >= _MOST:
+        raise ValueError("a tensor of more elements than torch can count")
+    return shape, by
 
 
 def _typed(storage: Any, dtype: DType | None, offset: Any, size: Any, stride: Any, requires_grad: Any) -> TensorNote:
@@ -164,12 +86,25 @@ def _typed(storage: Any, dtype: DType | None, offset: Any, size: Any, stride: An
     found = dtype or storage.dtype
     if found is None:
         raise ValueError("a tensor without a dtype")
-    if type(offset) is not int or offset < 0:
-        raise ValueError(f"a storage offset of {shortened(repr(offset), 40)}")
-    shape, by = _dims(size), _dims(stride)
-    if len(shape) != len(by):
-        raise ValueError(f"{len(shape)} sizes and {len(by)} strides")
+    if type(offset) is not int or not 0 <= offset < _MOST:
+        raise ValueError(f"a storage offset of {_said(offset)}")
+    shape, by = _geometry(size, stride)
     return TensorNote(storage, found, offset, shape, by, requires_grad if type(requires_grad) is bool else None)
+
+
+def _lazily(note: TensorNote, metadata: Any) -> TensorNote:
+    """Bits that torch keeps beside a tensor, and applies to its elements as it reads them."""
+    if not isinstance(metadata, dict):
+        return note
+    found = [word for bit, word in (("conj", "conjugated"), ("neg", "negated")) if metadata.get(bit)]
+    return note._replace(lazy=" and ".join(found))
+
+
+def _dtype_of(dtype: Any) -> DType:
+    if type(dtype) is Name and dtype.dtype is not None:
+        return dtype.dtype
+    said = dtype.qualified if isinstance(dtype, type) and issubclass(dtype, StandIn) else type(dtype).__name__
+    raise ValueError(f"a tensor of dtype {said}, which is not known")
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> TensorNote:
@@ -177,15 +112,16 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor
 
 
 def _rebuild_tensor_v2(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, _hooks: Any = None, _metadata: Any = None
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, _hooks: Any = None, metadata: Any = None
 ) -> TensorNote:
-    return _typed(storage, None, offset, size, stride, requires_grad)
+    note = _typed(storage, None, offset, size, stride, requires_grad)
+    return note if metadata is None else _lazily(note, metadata)
 
 
 def _rebuild_tensor_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, _hooks: Any, dtype: Any, _meta: Any = None
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, _hooks: Any, dtype: Any, metadata: Any = None
 ) -> TensorNote:
-    return _typed(storage, dtype.dtype if type(dtype) is Name else None, offset, size, stride, requires_grad)
+    return _lazily(_typed(storage, _dtype_of(dtype), offset, size, stride, requires_grad), metadata)
 
 
 def _rebuild_qtensor(
@@ -195,34 +131,33 @@ def _rebuild_qtensor(
 
 
 def _rebuild_meta_tensor_no_storage(dtype: Any, size: Any, stride: Any, requires_grad: Any) -> TensorNote:
-    if type(dtype) is not Name or dtype.dtype is None:
-        raise ValueError("a tensor without a dtype")
-    return TensorNote(None, dtype.dtype, 0, _dims(size), _dims(stride), requires_grad is True)
+    return TensorNote(None, _dtype_of(dtype), 0, *_geometry(size, stride), requires_grad is True)
 
 
-def _rebuild_parameter(data: Any, requires_grad: Any = None, _hooks: Any = None, _state: Any = None) -> Any:
+def _rebuild_parameter(data: Any, requires_grad: Any = None, _hooks: Any = None, state: Any = None) -> Any:
     if type(data) is not TensorNote:
-        made = stand_in("torch.nn.parameter.Parameter")(data)
-        made.state = {"requires_grad": requires_grad}
-        return made
-    return data._replace(kind="parameter", cls="Parameter", requires_grad=requires_grad is True)
+        return standing_for("torch.nn.parameter.Parameter", (data,), {"requires_grad": requires_grad})
+    return data._replace(kind="parameter", cls="Parameter", requires_grad=requires_grad is True, state=state or None)
 
 
 def _rebuild_from_type(function: Any, cls: Any, args: Any, state: Any = None) -> Any:
-    made = function(*args) if function in _OURS and isinstance(args, tuple) else None
+    ours = type(function) is Function and function.make in _OURS and isinstance(args, tuple)
+    made = function(*args) if ours else None
     if type(made) is not TensorNote:
-        other = stand_in(getattr(cls, "qualified", "torch.Tensor"))(*(args if isinstance(args, tuple) else (args,)))
-        other.state = state
-        return other
+        qualified = getattr(cls, "qualified", "torch.Tensor")
+        return standing_for(qualified, args if isinstance(args, tuple) else (args,), state)
     name = getattr(cls, "qualified", "Tensor").rpartition(".")[2]
     kinds: dict[str, ParamKind] = {"Parameter": "parameter", "Buffer": "buffer"}
-    return made._replace(cls=name, kind=kinds.get(name, made.kind))
+    return made._replace(cls=name, kind=kinds.get(name, made.kind), state=state or None)
 
 
-def _reduce_graph_module(body: Any, *_: Any) -> Any:
-    made = stand_in("torch.fx.graph_module.GraphModule")()
-    made.state = body
-    return made
+def _reduce_graph_module(body: Any, _import_block: Any = None) -> Any:
+    return standing_for("torch.fx.graph_module.GraphModule", (), body)
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    said = kind if type(kind) is str and len(kind) < 64 else ""
+    return said if index is None else f"{said}:{_said(index)}"
 
 
 _OURS: tuple[Callable[..., Any], ...] = (
@@ -246,8 +181,11 @@ _NUMPY_DTYPES = {
 class NumpyDType:
     """`numpy.dtype('f8')`, with the byte order that its state gives it."""
 
-    def __init__(self, code: Any = "", *_: Any) -> None:
-        text = code if isinstance(code, str) else ""
+    code = ""
+    big = False
+
+    def __init__(self, code: Any = "", _align: Any = None, _copy: Any = None) -> None:
+        text = code if type(code) is str and len(code) < 64 else ""
         self.big = text.startswith(">")
         self.code = text.lstrip("<>=|")
 
@@ -263,9 +201,12 @@ class NumpyDType:
 class NumpyArray:
     """A `numpy.ndarray`: `note` is its tensor, or None where its elements are objects, text or records."""
 
-    def __init__(self, *args: Any) -> None:
-        self.note: TensorNote | None = None
-        self.text = "numpy.ndarray"
+    note: TensorNote | None = None
+    text = "numpy.ndarray"
+    objects: list[Any] | None = None
+
+    def __init__(self, _cls: Any = None, _shape: Any = None, _dtype: Any = None) -> None:
+        pass
 
     def __setstate__(self, state: Any) -> None:
         _version, shape, dtype, is_fortran, raw = state
@@ -275,18 +216,26 @@ class NumpyArray:
         dims = _dims(shape)
         found = dtype.dtype if isinstance(dtype, NumpyDType) else None
         if found is None or not isinstance(raw, (bytes, bytearray)):
-            self.text = f"numpy.ndarray of {getattr(dtype, 'code', 'objects')}"
+            self.text = f"numpy.ndarray of {dtype.code if isinstance(dtype, NumpyDType) else 'objects'}"
+            self.objects = raw if isinstance(raw, list) else None
             return
         if found.nbytes(math.prod(dims)) != len(raw):
             raise ValueError(f"an array of {found.nbytes(math.prod(dims)):,} bytes, and {len(raw):,} bytes for it")
         stride = tuple(reversed(contiguous(tuple(reversed(dims))))) if is_fortran else contiguous(dims)
-        order = "big" if dtype.big else "little"
-        self.note = TensorNote(None, found, 0, dims, stride, None, cls="ndarray", data=bytes(raw), byteorder=order)
+        order: Literal["little", "big"] = "big" if dtype.big else "little"
+        self.note = TensorNote(None, found, 0, dims, stride, None, cls="ndarray", data=raw, byteorder=order)
 
 
-def _numpy_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> NumpyArray:
+def _numpy_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None) -> NumpyArray:
     array = NumpyArray()
     array.fill(shape, dtype, raw, is_fortran=order == "F")
+    if array.note is not None and isinstance(axes, (list, tuple)):
+        note = array.note
+        if sorted(_dims(axes)) != list(range(len(note.shape))):
+            raise ValueError("axes of an array that are none")
+        array.note = note._replace(
+            shape=tuple(note.shape[axis] for axis in axes), stride=tuple(note.stride[axis] for axis in axes)
+        )
     return array
 
 
@@ -295,24 +244,32 @@ def _numpy_scalar(dtype: Any, raw: Any = b"") -> Any:
     codes = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "b1": "?"}
     codes |= {"u8": "Q", "u4": "I", "u2": "H", "u1": "B"}
     if found is None or not isinstance(raw, bytes) or len(raw) != found.block_nbytes or dtype.code not in codes:
-        return stand_in("numpy.generic")(raw)
+        return standing_for("numpy.generic", (raw,))
     return struct.unpack((">" if dtype.big else "<") + codes[dtype.code], raw)[0]
 
 
-def _encode(text: Any, encoding: Any = "utf-8", *_: Any) -> Any:
+# ----------------------------------------------------------------------------- what copies
+
+
+def _encode(spend: Callable[[int], None], text: Any, encoding: Any = "utf-8") -> Any:
     if isinstance(text, str) and encoding in ("latin1", "latin-1", "utf-8", "ascii"):
+        spend(len(text))
         return text.encode(encoding)
-    return stand_in("_codecs.encode")(text, encoding)
+    return standing_for("_codecs.encode", (text, encoding))
 
 
-def _reconstruct_object(cls: Any, _base: Any = None, _state: Any = None) -> Any:
-    return cls() if isinstance(cls, type) and issubclass(cls, (StandIn, Dict)) else StandIn(cls)
+def _copied(made: type, spend: Callable[[int], None], values: Any = ()) -> Any:
+    if not isinstance(values, (list, tuple)):
+        return standing_for(f"builtins.{made.__name__.lower()}", (values,))
+    spend(len(values))
+    return made(values)
 
 
-def _container(make: Callable[[Any], Any], values: Any = ()) -> Any:
-    return (
-        make(values) if isinstance(values, (list, tuple, set, frozenset, dict, str)) else stand_in("builtins")(values)
-    )
+def _reconstructed(cls: Any, _base: Any = None, state: Any = None) -> Any:
+    """What `object.__reduce_ex__` has made below protocol 2: a `cls`, with what its built-in base would begin with."""
+    if not isinstance(cls, type) or not issubclass(cls, (StandIn, Dict)):
+        return standing_for("copyreg._reconstructor", (cls, state))
+    return cls() if state is None else cls(state)
 
 
 # ----------------------------------------------------------------------------- the table
@@ -332,11 +289,10 @@ def _table() -> dict[tuple[str, str], Any]:
         ("collections", "OrderedDict"): Dict,
         ("collections", "defaultdict"): Dict,
         ("collections", "Counter"): Dict,
-        ("copyreg", "_reconstructor"): _reconstruct_object,
-        ("copy_reg", "_reconstructor"): _reconstruct_object,
-        ("_codecs", "encode"): _encode,
-        ("torch", "Size"): lambda values=(): _container(tuple, values),
-        ("torch", "device"): lambda *args: ":".join(str(arg) for arg in args if isinstance(arg, (str, int))),
+        ("copyreg", "_reconstructor"): _reconstructed,
+        ("copy_reg", "_reconstructor"): _reconstructed,
+        ("torch", "Size"): _dims,
+        ("torch", "device"): _device,
         ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
         ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
@@ -352,8 +308,6 @@ def _table() -> dict[tuple[str, str], Any]:
         ("numpy", "dtype"): NumpyDType,
     }
     for module in ("builtins", "__builtin__"):
-        for make in (list, tuple, set, frozenset):
-            table[module, make.__name__] = lambda values=(), make=make: _container(make, values)
         table[module, "dict"] = Dict
     for module in ("numpy.core", "numpy._core"):
         table[f"{module}.multiarray", "_reconstruct"] = NumpyArray
@@ -364,109 +318,55 @@ def _table() -> dict[tuple[str, str], Any]:
             table[module, name] = Name(f"torch.{name}", DTYPES[dtype], is_storage=True)
     for name, found in DTYPES.items():
         table["torch", name] = Name(f"torch.{name}", found)
-    return table
+    is_function = type(_table)
+    return {key: Function(made) if type(made) is is_function else made for key, made in table.items()}
 
 
 _TABLE = _table()
+_COPYING: dict[tuple[str, str], Callable[..., Any]] = {("_codecs", "encode"): _encode}
+for _module in ("builtins", "__builtin__"):
+    _COPYING[_module, "list"] = partial(_copied, list)
+    _COPYING[_module, "set"] = _COPYING[_module, "frozenset"] = partial(_copied, Set)
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
-        self._classes: dict[tuple[str, str], Any] = {}
+    def __init__(self, data: bytes, name: str) -> None:
+        walked = walk(data, name)
+        file = io.BufferedReader(io.BytesIO(walked.data))  # it reads ahead: a third faster
+        fresh = (make() for make in walked.fresh)
+        super().__init__(file, encoding="utf-8", errors="surrogateescape", buffers=fresh)
+        self._spend = Allowance(1000 + 8 * len(data)).spend
+        self._found: dict[tuple[str, str], Any] = {}
         self._storages: dict[str, StorageNote] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        found = _TABLE.get((module, name))
+        found = self._found.get((module, name))
         if found is None:
-            found = self._classes.get((module, name))
-        if found is None:
-            found = self._classes[module, name] = stand_in(f"{module}.{name}")
+            found = self._found[module, name] = self._make(module, name)
         return found
+
+    def _make(self, module: str, name: str) -> Any:
+        copying = _COPYING.get((module, name))
+        if copying is not None:
+            return Function(partial(copying, self._spend))
+        made = _TABLE.get((module, name), StandIn)
+        if made is not Dict and made is not StandIn:
+            return made
+        space = {"qualified": f"{module}.{name}", "spend": self._spend} | ({"__slots__": ()} if made is StandIn else {})
+        return type(made.__name__, (made,), space)
 
     def persistent_load(self, pid: Any) -> StorageNote:
         kind, storage_type, key, location, numel = pid[:5]
         if kind != "storage" or type(storage_type) is not Name or not storage_type.is_storage:
             raise ValueError("a persistent id that names no storage")
-        if type(numel) is not int or numel < 0:
-            raise ValueError(f"a storage of {shortened(repr(numel), 40)} elements")
-        name = str(key) if type(key) in (str, int) else ""
-        note = StorageNote(name, storage_type.dtype, numel, str(location) if type(location) is str else "")
+        if type(numel) is not int or not 0 <= numel < _MOST:
+            raise ValueError(f"a storage of {_said(numel)} elements")
+        name = str(key) if type(key) is str or (type(key) is int and abs(key) < _MOST) else ""
+        note = StorageNote(name, storage_type.dtype, numel, location if type(location) is str else "")
         known = self._storages.setdefault(name, note)
-        if known is not note and known != note and _nbytes(known) != _nbytes(note):
-            raise ValueError(f"storage {shortened(name)} with {_nbytes(known):,} and with {_nbytes(note):,} bytes")
+        if known is not note and known.nbytes != note.nbytes:
+            raise ValueError(f"storage {shortened(name)} with {known.nbytes:,} and with {note.nbytes:,} bytes")
         return note
-
-
-def _nbytes(note: StorageNote) -> int:
-    return note.dtype.nbytes(note.numel) if note.dtype else note.numel
-
-
-# ----------------------------------------------------------------------------- the walk
-
-_PLAIN = b"().012NQRabde]}lostu\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98".replace(b".", b"")
-_LINES = {b"I": 1, b"L": 1, b"F": 1, b"S": 1, b"V": 1, b"P": 1, b"g": 1, b"c": 2, b"i": 2}
-_COUNTED = {
-    b"U": "<B", b"T": "<I", b"X": "<I", b"\x8c": "<B", b"\x8d": "<Q", b"C": "<B", b"B": "<I", b"\x8e": "<Q",
-    b"\x96": "<Q", b"\x8a": "<B", b"\x8b": "<I",
-}  # fmt: skip
-_EXTENSIONS = b"\x82\x83\x84"
-
-
-def _plain_run(most: int) -> re.Pattern[bytes]:
-    """Opcodes whose length is known without looking at their argument, a LONG_BINPUT only below about `most`."""
-    high = min(most >> 16, 0xFFFF) + 1
-    top, next_ = min(high >> 8, 0xFF), 0xFF if high >> 8 else min(high, 0xFF)
-    put = b"r..[\\x00-\\x%02x][\\x00-\\x%02x]" % (next_, top)
-    one = re.escape(_PLAIN)
-    return re.compile(b"(?:[" + one + b"]|[Khq\\x80].|M..|[Jj]....|[G\\x95]........|" + put + b")+", re.DOTALL)
-
-
-def check(data: bytes, name: str) -> int:
-    """Walk the opcodes to the STOP, and give the position behind it.
-
-    Raises:
-        FileError: an opcode that is none, an argument that runs past the end, a memo index beyond the file's size.
-    """
-    run = _plain_run(len(data))
-    at, end = 0, len(data)
-    while at < end:
-        matched = run.match(data, at)
-        if matched:
-            at = matched.end()
-            if at >= end:
-                break
-        opcode = data[at : at + 1]
-        if opcode == b".":
-            return at + 1
-        if opcode in _COUNTED:
-            layout = _COUNTED[opcode]
-            width = struct.calcsize(layout)
-            if at + 1 + width > end:
-                break
-            (nbytes,) = struct.unpack_from(layout, data, at + 1)
-            at += 1 + width + nbytes
-        elif opcode in _LINES:
-            for _ in range(_LINES[opcode]):
-                newline = data.find(b"\n", at + 1)
-                if newline < 0:
-                    raise FileError(name, f"the pickle ends inside the line at byte {at:,}")
-                at = newline
-            at += 1
-        elif opcode == b"p":
-            newline = data.find(b"\n", at, at + 24)
-            if newline < 0 or not data[at + 1 : newline].isdigit() or int(data[at + 1 : newline]) > end:
-                raise FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
-            at = newline + 1
-        elif opcode in _EXTENSIONS:
-            raise FileError(name, f"the pickle uses an extension code at byte {at:,}")
-        elif opcode == b"r":
-            raise FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
-        else:
-            raise FileError(name, f"the pickle has no opcode {opcode!r} (byte {at:,})")
-    raise FileError(
-        name, f"the pickle ends without its STOP, after {end:,} bytes", hint="the file is cut short or damaged"
-    )
 
 
 def load(data: bytes, name: str) -> Any:
@@ -475,8 +375,8 @@ def load(data: bytes, name: str) -> Any:
     Raises:
         FileError: the pickle is damaged, or builds a tensor that cannot be.
     """
-    check(data, name)
+    unpickler = _Unpickler(data, name)
     try:
-        return _Unpickler(data).load()
+        return unpickler.load()
     except _DAMAGED as error:
         raise FileError(name, f"the pickle is damaged: {shortened(str(error) or type(error).__name__)}") from None

@@ -20,6 +20,7 @@ from paramctl import modules, sharing, values
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import InitError, ParamctlError, shortened
 from paramctl.initializers import Scheme
+from paramctl.ops._tied import tied_names
 from paramctl.plan import Change, Plan
 from paramctl.recipe import Rule
 from paramctl.report import Report
@@ -144,7 +145,7 @@ def _apply_rule(found: _Assignment, checkpoint: Checkpoint, selection: Selection
 def _changes(checkpoint: Checkpoint, found: _Assignment, model: Checkpoint | None) -> list[Change]:
     params = checkpoint.params
     ties = sharing.first_names(params.values())
-    tied_with = _tied_with(ties)
+    tied_with = tied_names(params)
     drawn: dict[str, list[str]] = {}  # a tie's first name → the names of it that are initialized
     runners: dict[str, _ModuleRun] = {}
     changes = []
@@ -188,13 +189,6 @@ def _fill(param: Param, scheme: Scheme) -> Callable[[memoryview], str]:
         return f"{before} → {values.spread(values.on(param, span))}"
 
     return compute
-
-
-def _tied_with(ties: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    groups: dict[str, list[str]] = {}
-    for name, first in ties.items():
-        groups.setdefault(first, [first]).append(name)
-    return {name: tuple(other for other in group if other != name) for group in groups.values() for name in group}
 
 
 def _same(a: Param, b: Param) -> bool:

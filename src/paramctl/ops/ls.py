@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from paramctl import sharing
 from paramctl.checkpoint import Checkpoint
 from paramctl.report import Column, Report
@@ -30,23 +32,28 @@ def ls(checkpoint: Checkpoint, selection: Selection) -> Report:
     types = {path: module.type or None for path, module in checkpoint.modules.items()}
     own, shown = str(checkpoint.source.path), checkpoint.source.name
     rows = []
+    sizes: dict[Any, tuple[list[int], int, int, list[int]]] = {}  # rows of one geometry hold the same lists
     for param in selection.chosen:
-        name, numel, storage = param.name, param.numel, param.storage
+        name, dtype, storage = param.name, param.dtype.name, param.storage
+        geometry = (dtype, param.shape, param.stride)
+        if geometry not in sizes:
+            sizes[geometry] = (list(param.shape), param.numel, param.nbytes, list(param.stride))
+        shape, numel, nbytes, stride = sizes[geometry]
         path = storage.extents[0].path if storage.extents else own
         rows.append(
             (
                 name,
-                list(param.shape),
-                param.dtype.name,
+                shape,
+                dtype,
                 numel,
-                param.dtype.nbytes(numel),
+                nbytes,
                 param.kind,
                 param.requires_grad,
-                list(param.stride),
+                stride,
                 storage.key,
                 param.storage_offset,
                 ties.get(name),
-                types.get(name.rpartition(".")[0]),
+                types.get(name.rpartition(".")[0]) if types else None,
                 shown if path == own else path,
             )
         )

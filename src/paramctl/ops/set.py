@@ -1,12 +1,12 @@
 """Values tier: assignments and in-place operators on slices, planned.
 
-The arithmetic is torch's: half-precision types are computed in float32 and rounded once, other types in their own;
-integers do not become floats. What a type cannot hold is an error and not a wrapped or cut value.
+The arithmetic is torch's: types of 16 bits are computed in float32 and rounded, other types in their own; integers do
+not become floats. What a type cannot hold is an error and not a wrapped or cut value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ from paramctl import assign, sharing, values
 from paramctl.assign import Assignment
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import ParamctlError, shortened
+from paramctl.ops._tied import tied_names
 from paramctl.plan import Change, Plan
 from paramctl.select import Pick
 from paramctl.values import Array
+
+Run = Callable[[Array, Array], Array]  # (the target, the value) → what is put in its place
 
 _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "+=": np.add,
@@ -25,7 +28,8 @@ _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "*=": np.multiply,
     "/=": np.true_divide,
 }
-_BLOCK = 1 << 16  # elements that are computed at once: what is beside the tensor in memory
+_BLOCK = 1 << 16  # elements that are computed at once: what memory holds beside the tensor
+_HALF_NBYTES = 2  # types of that size and less are computed in float32
 
 
 def set(checkpoint: Checkpoint, assignments: Sequence[str]) -> Plan:  # noqa: A001 - the command's name
@@ -36,23 +40,16 @@ def set(checkpoint: Checkpoint, assignments: Sequence[str]) -> Plan:  # noqa: A0
     """
     parsed = [assign.parse(checkpoint, text) for text in assignments]
     written = _Written(parsed)
-    tied = _tied_names(checkpoint)
+    tied = tied_names(checkpoint.params)
     changes = []
     for assignment in parsed:
         for pick in assignment.picks:
             _check_shapes(assignment, pick)
             compute = _compute(assignment, pick, written)
-            said = assignment.text.strip()
-            changes.append(Change(pick.param, pick.view, compute, "set", said, tied.get(pick.param.name, ())))
+            others = (checkpoint.params[name] for name in tied.get(pick.param.name, ()))
+            along = tuple(other.name for other in others if sharing.meet(pick.view, other) != "apart")
+            changes.append(Change(pick.param, pick.view, compute, "set", assignment.text.strip(), along))
     return Plan(tuple(changes), begin=written.clear)
-
-
-def _tied_names(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for group in sharing.groups(checkpoint.params.values()):
-        for name in group.names:
-            found.setdefault(name, []).extend(other for other in group.names if other != name)
-    return {name: tuple(dict.fromkeys(others)) for name, others in found.items()}
 
 
 class _Written:
@@ -85,10 +82,7 @@ def _compute(assignment: Assignment, pick: Pick, written: _Written) -> Callable[
         before = values.spread(target)
         value = assignment.value
         operand = written.read(value.view) if isinstance(value, Pick) else value
-        result = _result(assignment, pick.view, target, operand)
-        for block, other in _blocks(target, operand):
-            target_block = target[block]
-            target[block] = result(target_block, other)
+        _apply(assignment, pick.view, target, operand)
         written.add(pick.view, span)
         return f"{before} → {values.spread(target)}"
 
@@ -112,3 +106,138 @@ def _check_shapes(assignment: Assignment, pick: Pick) -> None:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) if shape else "a scalar"
+
+
+def _apply(assignment: Assignment, param: Param, target: Array, operand: Any) -> None:
+    """Assign in place, block by block."""
+    if not target.size:
+        return
+    _refuse(assignment, param, operand)
+    is_tensor = isinstance(operand, np.ndarray)
+    exact = param.dtype.kind in ("int", "uint")
+    other: Array = operand if is_tensor else np.asarray(operand, dtype=object)
+    if assignment.operator == "=":
+        run = _assigned(param, target.dtype, checked=not is_tensor)
+    elif exact:
+        run = _counted(assignment, param, target.dtype)
+    else:
+        run = _computed(assignment, target, other)
+    with np.nditer(
+        [target, other],
+        flags=["external_loop", "buffered", "refs_ok"],
+        op_flags=[["readwrite"], ["readonly"]],
+        buffersize=_BLOCK,
+    ) as blocks:
+        for block, piece in blocks:
+            try:
+                with np.errstate(all="ignore"):
+                    block[...] = run(block, piece)
+            except OverflowError:  # a whole number beyond float64
+                raise ParamctlError(f"{shortened(param.name)}: {_first(piece)} overflows {param.dtype.name}") from None
+
+
+def _refuse(assignment: Assignment, param: Param, operand: Any) -> None:
+    name, kind, operator = param.dtype.name, param.dtype.kind, assignment.operator
+    where = shortened(param.name)
+    if name == "complex32" or kind == "quantized":
+        raise ParamctlError(f"{where}: {operator} does not work on {name}")
+    if operator != "=" and (kind == "bool" or name.startswith("float8")):
+        raise ParamctlError(f"{where}: {operator} does not work on {name}", hint="= does")
+    start, end = param.span
+    if operator != "=" and param.numel * param.dtype.block_nbytes > end - start:
+        raise ParamctlError(f"{where}: its elements share bytes, and {operator} would count some twice", hint="= works")
+    if kind != "complex" and np.iscomplexobj(operand):
+        raise ParamctlError(f"{where}: {name} cannot hold complex values")
+
+
+def _assigned(param: Param, dtype: np.dtype[Any], *, checked: bool) -> Run:
+    """What is assigned, in the target's type; `checked`: what was written in numbers must not overflow it."""
+    where, name, kind = shortened(param.name), param.dtype.name, param.dtype.kind
+
+    def run(_: Array, source: Array) -> Array:
+        if source.dtype == dtype:
+            return source
+        if kind in ("int", "uint"):
+            return _whole(param, dtype, source)
+        said = source
+        if source.dtype == object:
+            source = source.astype(np.complex128 if kind == "complex" else np.float64)
+        if kind == "bool":
+            if not np.all((source == 0) | (source == 1)):
+                raise ParamctlError(f"{where}: {_first(said)} is no value of bool")
+            return source.astype(bool)
+        cast = _rounded(source, dtype)
+        if checked and np.any(np.isfinite(source) & ~_is_finite(cast)):
+            raise ParamctlError(f"{where}: {_first(said)} overflows {name}")
+        return cast
+
+    return run
+
+
+def _rounded(source: Array, dtype: np.dtype[Any]) -> Array:
+    """As torch casts: to small types by way of float32."""
+    small = dtype.itemsize <= _HALF_NBYTES or source.dtype.itemsize <= _HALF_NBYTES
+    return (source.astype(np.float32) if small else source).astype(dtype)
+
+
+def _counted(assignment: Assignment, param: Param, dtype: np.dtype[Any]) -> Run:
+    """Exact arithmetic on whole numbers."""
+    operation = _OPERATIONS[assignment.operator]
+
+    def run(target: Array, source: Array) -> Array:
+        is_whole = source.dtype.kind in "iub" or all(isinstance(item, int) for item in source.reshape(-1).tolist())
+        if assignment.operator == "/=" or not is_whole:
+            said = shortened(assignment.text.strip())
+            raise ParamctlError(f"{shortened(param.name)}: {said} gives floats, and it is {param.dtype.name}")
+        return _whole(param, dtype, operation(target.astype(object), source.astype(object)))
+
+    return run
+
+
+def _whole(param: Param, dtype: np.dtype[Any], source: Array) -> Array:
+    """Whole numbers in a type that holds them."""
+    where, name = shortened(param.name), param.dtype.name
+    if source.dtype.kind not in "iubO":
+        source = source.astype(np.float64)
+    numbers = source.tolist()
+    wrong = [number for number in numbers if not (isinstance(number, int) or float(number).is_integer())]
+    if wrong:
+        raise ParamctlError(f"{where}: {wrong[0]} is no value of {name}")
+    limits = np.iinfo(dtype)
+    exact = [int(number) for number in numbers]
+    if not (limits.min <= min(exact) and max(exact) <= limits.max):
+        raise ParamctlError(f"{where}: {name} holds {limits.min:,} to {limits.max:,}")
+    return np.array(exact, dtype)
+
+
+def _computed(assignment: Assignment, target: Array, operand: Array) -> Run:
+    """Arithmetic in torch's common type, which a number and a tensor without dimensions leave to be the target's.
+
+    Where that is a small type, torch takes a single number into `*` and `/` as it is, and rounds it before `+` and `-`.
+    """
+    operation = _OPERATIONS[assignment.operator]
+    small = target.dtype.itemsize <= _HALF_NBYTES
+    working = np.dtype(np.float32) if small else target.dtype.newbyteorder("=")
+    promotes = operand.dtype.kind not in "iubO" and (operand.ndim or not target.ndim)
+    if promotes:
+        wide = np.float32 if operand.dtype.itemsize <= _HALF_NBYTES else operand.dtype
+        working = np.result_type(working, wide)
+    rounds = small and not promotes and (operand.size > 1 or assignment.operator in ("+=", "-="))
+    plain = np.complex128 if working.kind == "c" else np.float64
+
+    def run(block: Array, other: Array) -> Array:
+        if other.dtype == object:
+            other = other.astype(plain)
+        if rounds:
+            other = _rounded(other, target.dtype)
+        return _rounded(operation(block.astype(working), other.astype(working)), target.dtype)
+
+    return run
+
+
+def _is_finite(array: Array) -> Any:
+    return np.isfinite(array if array.dtype.kind in "fc" else array.astype(np.float32))
+
+
+def _first(array: Array) -> str:
+    return shortened(str(array.reshape(-1)[0]), 60)

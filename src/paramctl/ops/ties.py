@@ -42,12 +42,12 @@ def ties(checkpoint: Checkpoint, selection: Selection) -> Report:
         )
         for group in groups
     )
-    notes = tuple(
+    views = [(group, name) for group in groups if group.relation != "same" for name in group.names[1:]]
+    notes = [
         f"{shortened(name)} is {sharing.how(group.first, checkpoint.params[name])} of {shortened(group.names[0])}"
-        for group in groups
-        if group.relation != "same"
-        for name in group.names[1:]
-    )
-    more = (f"and {len(notes) - _NOTED:,} more views",) if len(notes) > _NOTED else ()
+        for group, name in views[:_NOTED]
+    ]
+    if len(views) > _NOTED:
+        notes.append(f"and {len(views) - _NOTED:,} more views")
     totals = sharing.totals(checkpoint, selection.chosen)
-    return Report(COLUMNS, rows, totals, checkpoint.source.name, checkpoint.format, notes=notes[:_NOTED] + more)
+    return Report(COLUMNS, rows, totals, checkpoint.source.name, checkpoint.format, notes=tuple(notes))

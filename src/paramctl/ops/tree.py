@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from paramctl.checkpoint import Checkpoint
+from paramctl import sharing
+from paramctl.checkpoint import Checkpoint, Module, Param
 from paramctl.ops.ls import ls
 from paramctl.report import Branch, Report
 from paramctl.select import Selection
 
-_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
+_NUMBERED = re.compile(r"(.*?)(\d{1,18})", re.DOTALL)
 _SHOWN_HYPERPARAMETERS = 4
+_DEEPEST = 200  # dots in a name; one with more is shown as one step
+_MOST_SPELLED_OUT = 8  # names in a label, as {q,k,v,o}_proj
 
 
-@dataclass(slots=True)
-class _Node:
-    """A path's last step, before folding. `alike` is the number of its shape: two nodes are alike if it is the same."""
+class _Leaf(NamedTuple):
+    """A tensor. Two leaves are alike if `alike` is the same number."""
 
     label: str
-    path: str
-    row: int | None = None
-    children: dict[str, _Node] = field(default_factory=dict)
-    alike: int = -1
+    row: int
+    alike: int
+
+
+class _Node:
+    """A module, before folding. Two nodes are alike if `alike` is the same number."""
+
+    __slots__ = ("alike", "children", "label", "leaves", "nbytes", "numel", "path", "sharers", "tensors")
+
+    def __init__(self, label: str, path: str) -> None:
+        self.label = label
+        self.path = path
+        self.leaves: list[_Leaf] = []
+        self.children: dict[str, _Node] = {}
+        self.alike = -1
+        self.numel = self.nbytes = self.tensors = 0  # of all below; elements and bytes without those of the sharers
+        self.sharers: list[Param] = []  # what is below, and has elements that may be counted twice
+
+
+_Sibling = TypeVar("_Sibling", _Leaf, _Node)
 
 
 def tree(checkpoint: Checkpoint, selection: Selection, *, fold: bool = True, depth: int | None = None) -> Report:
@@ -32,18 +50,18 @@ def tree(checkpoint: Checkpoint, selection: Selection, *, fold: bool = True, dep
     Args:
         checkpoint: what is shown.
         selection: of it; modules without parameters are shown where everything below their parent is.
-        fold: whether siblings with consecutive numbers and the same names, shapes, dtypes and module types become one.
+        fold: whether siblings that are alike become one: in the names, shapes, dtypes, ties and module types below
+            them, and in their own names but for a number, or but for a word of several (`{q,k}_proj`).
         depth: how many levels below the root are shown.
     """
     report = ls(checkpoint, selection)
-    root = _Node("", "")
+    grower = _Grower(checkpoint.modules, selection.chosen, fold=fold)
     for path in _shown_modules(checkpoint, selection):
-        _add(root, path, None)
-    for index, row in enumerate(report.rows):
-        _add(root, row[0], index)
-    grower = _Grower(checkpoint, report.rows, fold)
-    grower.number(root)
-    children = grower.grow_all(root, depth)
+        grower.node(path)
+    sharers = sharing.sharers(selection.chosen)
+    for index, (param, row) in enumerate(zip(selection.chosen, report.rows, strict=True)):
+        grower.add(index, param, row, is_sharer=param.name in sharers)
+    grower.number(grower.root)
     totals = report.totals
     top = checkpoint.modules.get("")
     branch = Branch(
@@ -52,22 +70,9 @@ def tree(checkpoint: Checkpoint, selection: Selection, *, fold: bool = True, dep
         numel=totals["unique_numel"],
         nbytes=totals["unique_nbytes"],
         tensors=totals["tensors"],
-        children=children,
+        children=grower.below([grower.root], depth),
     )
     return Report(report.columns, report.rows, totals, report.source, report.format, branch=branch)
-
-
-def _add(root: _Node, name: str, row: int | None) -> None:
-    node = root
-    parts = name.split(".") if name.count(".") < 200 else [name]
-    for i, part in enumerate(parts):
-        found = node.children.get(part)
-        if found is None:
-            path = f"{node.path}.{part}" if i else part
-            found = node.children[part] = _Node(part, path)
-        node = found
-    if row is not None:
-        node.row = row
 
 
 def _shown_modules(checkpoint: Checkpoint, selection: Selection) -> list[str]:
@@ -81,136 +86,245 @@ def _shown_modules(checkpoint: Checkpoint, selection: Selection) -> list[str]:
 
 def _ancestors(name: str) -> list[str]:
     parts = name.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))] if len(parts) < 200 else []
+    return [".".join(parts[:i]) for i in range(1, len(parts))] if len(parts) < _DEEPEST else []
 
 
 class _Grower:
-    def __init__(self, checkpoint: Checkpoint, rows: tuple[tuple[Any, ...], ...], fold: bool) -> None:
-        self.modules = checkpoint.modules
-        self.rows = rows
+    def __init__(self, modules: Mapping[str, Module], params: Sequence[Param], *, fold: bool) -> None:
+        self.modules = modules
+        self.params = params
         self.fold = fold
+        self.root = _Node("", "")
+        self.nodes: dict[str, _Node] = {}
         self.shapes: dict[Any, int] = {}
+        self.tells = any(module.hyperparameters for module in modules.values())
 
-    def number(self, node: _Node) -> int:
-        """Give the node and all below it the number of their shape; children are put in natural order."""
+    # ------------------------------------------------------------------ before folding
+
+    def node(self, path: str) -> _Node | None:
+        """The node of a path, with those above it; None where it is too deep."""
+        found = self.nodes.get(path)
+        if found is None and path.count(".") < _DEEPEST:
+            parent, dot, label = path.rpartition(".")
+            above = self.node(parent) if dot else self.root
+            if above is not None:
+                found = self.nodes[path] = above.children[label] = _Node(label, path)
+        return found
+
+    def add(self, index: int, param: Param, row: tuple[Any, ...], *, is_sharer: bool) -> None:
+        parent, dot, label = param.name.rpartition(".")
+        node = (self.nodes.get(parent) or self.node(parent)) if dot else self.root
+        if node is None:
+            node, label = self.root, param.name
+        tie = row[10]
+        key = (param.shape, row[2], param.kind, param.requires_grad, tie and _relative(tie, param.name))
+        node.leaves.append(_Leaf(label, index, self.shapes.setdefault(key, len(self.shapes))))
+        node.tensors += 1
+        if is_sharer:
+            node.sharers.append(param)
+        else:
+            node.numel += row[3]
+            node.nbytes += row[4]
+
+    def number(self, node: _Node) -> None:
+        """Give the node and all below it the number of their shape, and sum up; siblings are put in natural order."""
+        if len(node.leaves) > 1:
+            node.leaves = _in_order(node.leaves)
         if len(node.children) > 1:
-            node.children = _in_order(node.children)
-        below = tuple((label, self.number(child)) for label, child in node.children.items())
-        module = self.modules.get(node.path)
-        leaf: Any = None
-        if node.row is not None:
-            row = self.rows[node.row]  # name shape dtype numel nbytes kind requires_grad stride storage offset tie …
-            leaf = (tuple(row[1]), row[2], row[5], row[6], _relative(row[10], row[0]))
-        key = (module.type if module else None, leaf, below)
+            node.children = {child.label: child for child in _in_order(list(node.children.values()))}
+        below = []
+        for child in node.children.values():
+            self.number(child)
+            below.append((child.label, child.alike))
+            node.numel += child.numel
+            node.nbytes += child.nbytes
+            node.tensors += child.tensors
+            if child.sharers:
+                node.sharers = node.sharers + child.sharers
+        leaves = tuple([(leaf.label, leaf.alike) for leaf in node.leaves])
+        module = self.modules.get(node.path) if self.modules else None
+        key = (module.type if module else None, leaves, tuple(below))
         node.alike = self.shapes.setdefault(key, len(self.shapes))
-        return node.alike
 
-    def grow_all(self, node: _Node, depth: int | None) -> tuple[Branch, ...]:
+    # ------------------------------------------------------------------ folding
+
+    def below(self, nodes: Sequence[_Node], depth: int | None) -> tuple[Branch, ...]:
+        """What is under some nodes that are alike, of which the first is shown."""
         if depth == 0:
             return ()
-        return tuple(self.grow(run, None if depth is None else depth - 1) for run in self.runs(node))
+        left = None if depth is None else depth - 1
+        leaves, children = self.runs(nodes[0])
+        return (*map(self.leaf, leaves), *(self.branch(run, self.peers(nodes, run), left) for run in children))
 
-    def runs(self, node: _Node) -> list[list[_Node]]:
+    def leaf(self, run: list[_Leaf]) -> Branch:
+        numel, nbytes = _once([self.params[leaf.row] for leaf in run])
+        return Branch(_label(run), times=len(run), numel=numel, nbytes=nbytes, tensors=len(run), row=run[0].row)
+
+    def peers(self, nodes: Sequence[_Node], run: list[_Node]) -> list[_Node]:
+        """Every node that a run stands for, where it lies under nodes that are folded themselves."""
+        if len(nodes) == 1 or not self.tells:
+            return run
+        return [node.children[child.label] for node in nodes for child in run]
+
+    def runs(self, node: _Node) -> tuple[list[list[_Leaf]], list[list[_Node]]]:
         """Siblings in groups: those that fold are together, every other is alone."""
-        groups: list[list[_Node]] = []
-        for child in node.children.values():
-            if self.fold and groups and _follows(groups[-1][-1], child):
-                groups[-1].append(child)
-            else:
-                groups.append([child])
-        return groups
+        if not self.fold:
+            return [[leaf] for leaf in node.leaves], [[child] for child in node.children.values()]
+        return _consecutive(node.leaves), _spelled(_consecutive(node.children.values()))
 
-    def grow(self, run: list[_Node], depth: int | None) -> Branch:
-        first = run[0]
-        label, inner = _label(run), first
-        path = label
-        runs = self.runs(inner)
-        if len(run) == 1 and inner.row is None and len(runs) == 1 and len(runs[0]) > 1 and depth != 0:
-            run, inner = runs[0], runs[0][0]  # a list of layers and nothing else: one line, `layers.[0-31]`
-            path = f"{label}.{_label(run)}"
+    def branch(self, run: list[_Node], peers: list[_Node], depth: int | None) -> Branch:
+        """One line: a run, and with it what is all that is below it, as in `layers.[0-31]` and `lm_head.weight`."""
+        label, times, first, row = _label(run), len(run), run[0], None
+        numel, nbytes, tensors = _count(run)
+        while depth != 0 and row is None:
+            leaves, children = self.runs(first)
+            if len(leaves) + len(children) != 1:
+                break
+            only: Sequence[_Leaf | _Node] = (leaves or children)[0]
+            if (times > 1 and len(only) > 1) or (self.type(first) and (leaves or len(only) == 1)):
+                break
+            label, times = f"{label}.{_label(only)}", times * len(only)
             depth = None if depth is None else depth - 1
-        module = self.modules.get(inner.path)
-        numel, nbytes, tensors = map(sum, zip(*(self.count(node) for node in run), strict=True))
+            if leaves:
+                row = leaves[0][0].row
+            else:
+                first, peers = children[0][0], self.peers(peers, children[0])
         return Branch(
-            path,
-            module.type if module else "",
-            self.hyperparameters([node.path for node in run]),
-            len(run),
+            label,
+            "" if row is not None else self.type(first),
+            "" if row is not None else self.hyperparameters(peers),
+            times,
             numel,
             nbytes,
             tensors,
-            inner.row,
-            self.grow_all(inner, depth),
+            row,
+            () if row is not None else self.below(peers, depth),
         )
 
-    def hyperparameters(self, paths: list[str]) -> str:
-        modules = [self.modules[path] for path in paths if path in self.modules]
-        if not modules:
+    def type(self, node: _Node) -> str:
+        module = self.modules.get(node.path)
+        return module.type if module else ""
+
+    def hyperparameters(self, peers: Sequence[_Node]) -> str:
+        """Those that all have."""
+        if not self.tells:
             return ""
+        told = [self.modules[node.path].hyperparameters for node in peers if node.path in self.modules]
         shared = {
             key: value
-            for key, value in modules[0].hyperparameters.items()
-            if _telling(value) and all(m.hyperparameters.get(key) == value for m in modules[1:])
+            for key, value in (told[0] if told else {}).items()
+            if _telling(value) and all(other.get(key) == value for other in told[1:])
         }
         pairs = [f"{key}={_plain(value)}" for key, value in shared.items()]
         more = ", …" if len(pairs) > _SHOWN_HYPERPARAMETERS else ""
         return ", ".join(pairs[:_SHOWN_HYPERPARAMETERS]) + more
 
-    def count(self, node: _Node) -> tuple[int, int, int]:
-        """Elements and bytes below, one that is tied to another below here counted once; and tensors."""
-        numel = nbytes = tensors = 0
-        prefix = node.path + "."
-        stack = [node]
-        while stack:
-            current = stack.pop()
-            stack += current.children.values()
-            if current.row is not None:
-                row = self.rows[current.row]
-                tensors += 1
-                if row[10] is None or not row[10].startswith(prefix):
-                    numel += row[3]
-                    nbytes += row[4]
-        return numel, nbytes, tensors
+
+def _count(run: Iterable[_Node]) -> tuple[int, int, int]:
+    """Elements and bytes below, each counted once; and tensors."""
+    numel = nbytes = tensors = 0
+    sharers: list[Param] = []
+    for node in run:
+        numel += node.numel
+        nbytes += node.nbytes
+        tensors += node.tensors
+        sharers += node.sharers
+    once_numel, once_nbytes = _once(sharers)
+    return numel + once_numel, nbytes + once_nbytes, tensors
 
 
-def _relative(tie: str | None, name: str) -> str | None:
-    """A tie's other end; within the same parent by its last step, so that layers tied alike inside fold."""
-    if tie is None:
-        return None
-    parent = name.rpartition(".")[0]
-    return tie[len(parent) :] if parent and tie.startswith(parent + ".") else tie
+def _once(params: Iterable[Param]) -> tuple[int, int]:
+    storages: dict[str, list[Param]] = {}
+    for param in params:
+        storages.setdefault(param.storage.key, []).append(param)
+    counts = [sharing.unique(sharers) for sharers in storages.values()]
+    return sum(numel for numel, _ in counts), sum(nbytes for _, nbytes in counts)
 
 
-def _follows(before: _Node, after: _Node) -> bool:
-    if before.alike != after.alike:
-        return False
-    a, b = _NUMBERED.fullmatch(before.label), _NUMBERED.fullmatch(after.label)
-    return bool(a and b and a[1] == b[1] and _number(a[2]) + 1 == _number(b[2]) and str(_number(b[2])) == b[2])
+def _relative(tie: str, name: str) -> tuple[int, str]:
+    """A tie's other end, seen from the name: so many steps up, and then down. Layers tied alike inside are alike."""
+    here, there = name.split("."), tie.split(".")
+    common = _common(here, there)
+    return len(here) - common, ".".join(there[common:])
 
 
-def _number(digits: str) -> int:
-    return int(digits) if len(digits) < 19 else -2
+# ----------------------------------------------------------------------------- siblings
 
 
-def _label(run: list[_Node]) -> str:
+def _in_order(siblings: list[_Sibling]) -> list[_Sibling]:
+    """As they came, but those of one stem by their numbers, in the places that they have."""
+    stems: dict[str, list[tuple[int, int]]] = {}
+    for place, sibling in enumerate(siblings):
+        match = _NUMBERED.fullmatch(sibling.label)
+        if match:
+            stems.setdefault(match[1], []).append((int(match[2]), place))
+    ordered = list(siblings)
+    for numbered in stems.values():
+        for (_, place), to in zip(sorted(numbered), [place for _, place in numbered], strict=True):
+            ordered[to] = siblings[place]
+    return ordered
+
+
+def _consecutive(siblings: Iterable[_Sibling]) -> list[list[_Sibling]]:
+    groups: list[list[_Sibling]] = []
+    before: re.Match[str] | None = None
+    for sibling in siblings:
+        match = _NUMBERED.fullmatch(sibling.label)
+        if groups and match and before and groups[-1][-1].alike == sibling.alike and _follows(before, match):
+            groups[-1].append(sibling)
+        else:
+            groups.append([sibling])
+        before = match
+    return groups
+
+
+def _follows(before: re.Match[str], after: re.Match[str]) -> bool:
+    a, b = int(before[2]), int(after[2])
+    return before[1] == after[1] and a + 1 == b and str(a) == before[2] and str(b) == after[2]
+
+
+def _spelled(groups: list[list[_Node]]) -> list[list[_Node]]:
+    """Neighbours that are alone and alike together, where their names differ in a word: `q_proj` and `k_proj`."""
+    joined: list[list[_Node]] = []
+    affixes = ("", "")
+    for group in groups:
+        last, node = joined[-1] if joined else [], group[0]
+        is_alike = bool(last) and len(group) == 1 and last[-1].alike == node.alike and node.tensors > 0
+        found = _affixes(last[0].label, node.label) if is_alike and len(last) < _MOST_SPELLED_OUT else ("", "")
+        if any(found) and (len(last) == 1 or found == affixes):
+            last.append(node)
+            affixes = found
+        else:
+            joined.append(list(group))
+            affixes = ("", "")
+    return joined
+
+
+def _affixes(a: str, b: str) -> tuple[str, str]:
+    """The words that two names begin and end with, each with its underscore: ("", "_proj")."""
+    if not (a.isidentifier() and b.isidentifier()):
+        return "", ""
+    one, other = a.split("_"), b.split("_")
+    most = min(len(one), len(other)) - 1
+    head = min(_common(one, other), most)
+    tail = min(_common(one[::-1], other[::-1]), most - head)
+    return "".join(f"{word}_" for word in one[:head]), "".join(f"_{word}" for word in one[len(one) - tail :])
+
+
+def _common(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many of the first are the same."""
+    return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
+
+
+def _label(run: Sequence[_Leaf | _Node]) -> str:
     if len(run) == 1:
         return run[0].label
-    ends = [match for node in (run[0], run[-1]) if (match := _NUMBERED.fullmatch(node.label))]
-    return f"{ends[0][1]}[{ends[0][2]}-{ends[1][2]}]"
-
-
-def _in_order(children: dict[str, _Node]) -> dict[str, _Node]:
-    """Parameters first; then as they came, but siblings of one stem by their numbers, where the first of them stands."""
-    stems: dict[str, int] = {}
-    keys = []
-    for index, label in enumerate(children):
-        match = _NUMBERED.fullmatch(label)
-        if match:
-            place = stems.setdefault(match[1], index)
-            keys.append((children[label].row is None, place, _number(match[2]), index, label))
-        else:
-            keys.append((children[label].row is None, index, 0, index, label))
-    return {label: children[label] for *_, label in sorted(keys)}
+    first, second, last = (_NUMBERED.fullmatch(one.label) for one in (run[0], run[1], run[-1]))
+    if first and second and last and _follows(first, second):
+        return f"{first[1]}[{first[2]}-{last[2]}]"
+    prefix, suffix = _affixes(run[0].label, run[1].label)
+    words = [one.label[len(prefix) : len(one.label) - len(suffix)] for one in run]
+    return f"{prefix}{{{','.join(words)}}}{suffix}"
 
 
 def _telling(value: Any) -> bool:

@@ -47,15 +47,17 @@ def numpy_dtype(param: Param) -> np.dtype[Any]:
 def on(param: Param, span: Any) -> Array:
     """The elements of `param` as a view of `span`, the bytes from `param.span[0]` to `param.span[1]`."""
     dtype = numpy_dtype(param)
-    if not param.numel:
-        return np.zeros(param.shape, dtype)
-    flat = np.frombuffer(span, dtype)
     itemsize = param.dtype.block_nbytes
-    first = param.storage_offset - param.span[0] // itemsize
-    shape, stride, pair = param.shape, tuple(by * itemsize for by in param.stride), 1
+    shape, stride = param.shape, tuple(by * itemsize for by in param.stride)
+    first = param.storage_offset * itemsize - param.span[0] if param.numel else 0
     if param.dtype.name == "complex32":
-        shape, stride, pair = (*shape, 2), (*stride, 2), 2
-    return np.lib.stride_tricks.as_strided(flat[first * pair :], shape, stride, writeable=flat.flags.writeable)
+        shape, stride = (*shape, 2), (*stride, 2)
+    try:
+        if not param.numel:
+            return np.zeros(shape, dtype)
+        return np.ndarray(shape, dtype, span, first, stride)
+    except ValueError as error:  # more dimensions than numpy has, or an empty tensor of terabytes
+        raise ParamctlError(f"{shortened(param.name)}: numpy has no such array: {error}") from None
 
 
 def array(param: Param) -> Array:

@@ -1,0 +1,109 @@
+"""Header tier: the opcodes of a pickle, gone over before anything is made of them.
+
+The unpickler of the standard library believes what it reads. A memo index makes it ask for memory, so here one is
+held against the pickle's size; and its dicts and sets hash what they are given, for which tuples within tuples ask
+time and stack without end, so here containers of ours take their place.
+
+Source: CPython's Lib/pickletools.py.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+from paramctl.errors import FileError
+from paramctl.formats.notes import Dict, Set
+
+_DAMAGED = "the file is cut short or damaged"
+_PLAIN = b"()012NQRabe]lostu\x81\x85\x86\x87\x88\x89\x90\x92\x93\x94"
+_LINES = {b"I": 1, b"L": 1, b"F": 1, b"S": 1, b"V": 1, b"P": 1, b"g": 1, b"c": 2, b"i": 2}
+_COUNTED = {
+    b"U": "<B", b"T": "<I", b"X": "<I", b"\x8c": "<B", b"\x8d": "<Q", b"C": "<B", b"B": "<I", b"\x8e": "<Q",
+    b"\x96": "<Q", b"\x8a": "<B", b"\x8b": "<I",
+}  # fmt: skip
+_LAYOUTS = {opcode: struct.Struct(layout) for opcode, layout in _COUNTED.items()}
+_FRESH: dict[bytes, type[Dict | Set]] = {b"}": Dict, b"\x8f": Set}
+_NEXT_BUFFER, _FROZENSET, _TUPLE = ord("\x97"), b"\x91", ord("t")
+_REFUSED = {
+    b"d": "builds a dict as protocol 0 does",
+    b"\x82": "uses an extension code",
+    b"\x83": "uses an extension code",
+    b"\x84": "uses an extension code",
+    b"\x97": "wants a buffer from outside",
+    b"\x98": "wants a buffer from outside",
+}
+
+
+class Walked(NamedTuple):
+    """A pickle whose dicts and sets are to be taken from `fresh`, one after another, as its buffers."""
+
+    data: bytearray
+    fresh: list[type[Dict | Set]]
+    end: int  # the position behind the STOP
+
+
+def _plain_run(most: int) -> re.Pattern[bytes]:
+    """Opcodes whose length is known at sight, a LONG_BINPUT only below about `most`; and strings of 1 to 8 bytes."""
+    high = min(most >> 16, 0xFFFF) + 1
+    top, next_ = min(high >> 8, 0xFF), 0xFF if high >> 8 else min(high, 0xFF)
+    put = b"r..[\\x00-\\x%02x][\\x00-\\x%02x]" % (next_, top)
+    short = b"|".join(b"\\x%02x\\0\\0\\0%s" % (n, b"." * n) for n in range(1, 9))
+    one = b"[" + re.escape(_PLAIN) + b"]|[Khq\\x80].|M..|[Jj]....|[G\\x95]........|" + put + b"|X(?:" + short + b")"
+    return re.compile(b"(?:" + one + b")++", re.DOTALL)
+
+
+def walk(data: bytes, name: str) -> Walked:
+    """Go over the opcodes to the STOP.
+
+    Raises:
+        FileError: an opcode that is none, an argument that runs past the end, a memo index beyond the pickle's size.
+    """
+    run = _plain_run(len(data)).match
+    safe = bytearray(data)
+    fresh: list[type[Dict | Set]] = []
+    at, end = 0, len(data)
+    while at < end:
+        matched = run(data, at)
+        if matched:
+            at = matched.end()
+        opcode = data[at : at + 1]
+        if opcode in _LAYOUTS:
+            layout = _LAYOUTS[opcode]
+            if at + 1 + layout.size > end:
+                break
+            at += 1 + layout.size + layout.unpack_from(data, at + 1)[0]
+        elif opcode in _FRESH:
+            safe[at] = _NEXT_BUFFER
+            fresh.append(_FRESH[opcode])
+            at += 1
+        elif opcode in _LINES:
+            for _ in range(_LINES[opcode]):
+                at = data.find(b"\n", at + 1)
+                if at < 0:
+                    raise FileError(name, "the pickle ends inside a line", hint=_DAMAGED)
+            at += 1
+        elif opcode == _FROZENSET:
+            safe[at] = _TUPLE
+            at += 1
+        elif opcode == b"p":
+            newline = data.find(b"\n", at, at + 24)
+            if newline < 0 or not data[at + 1 : newline].isdigit() or int(data[at + 1 : newline]) > end:
+                raise FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
+            at = newline + 1
+        elif opcode == b".":
+            return Walked(safe, fresh, at + 1)
+        elif opcode:
+            raise FileError(name, _what_is_wrong(opcode, at, end))
+    raise FileError(name, f"the pickle ends without its STOP, after {end:,} bytes", hint=_DAMAGED)
+
+
+def _what_is_wrong(opcode: bytes, at: int, end: int) -> str:
+    if opcode in _REFUSED:
+        return f"the pickle {_REFUSED[opcode]} at byte {at:,}"
+    if opcode == b"r" and at + 5 <= end:
+        return f"the pickle has a memo index at byte {at:,} that it cannot fill"
+    if opcode in (b"K", b"h", b"q", b"\x80", b"M", b"J", b"j", b"G", b"\x95", b"r"):
+        return f"the pickle ends inside the opcode at byte {at:,}"
+    return f"the pickle has no opcode {opcode!r} (byte {at:,})"

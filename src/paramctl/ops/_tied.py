@@ -1,0 +1,16 @@
+"""Header tier: whom a change takes along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paramctl import sharing
+from paramctl.checkpoint import Param
+
+
+def tied_names(params: Mapping[str, Param]) -> dict[str, tuple[str, ...]]:
+    """For each name that is tied, the other names that have elements of its, or of the tie's first name."""
+    groups: dict[str, list[str]] = {}
+    for name, first in sharing.first_names(params.values()).items():
+        groups.setdefault(first, [first]).append(name)
+    return {name: tuple(other for other in group if other != name) for group in groups.values() for name in group}

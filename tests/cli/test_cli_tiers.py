@@ -1,0 +1,178 @@
+"""A command imports the libraries of its own tier, and works where those of a higher one are not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from cli_files import mlp, safetensors
+
+from conftest import MODELS
+
+LOOK = """
+import sys
+from paramctl import cli
+code = cli.run(sys.argv[1:])
+sys.stdout.flush()
+heads = {name.partition(".")[0] for name in sys.modules}
+print(code, *sorted(heads & {"torch", "numpy", "pydantic", "rich", "ml_dtypes", "safetensors"}), file=sys.stderr)
+"""
+BLOCK = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+NO_TORCH = "hint: pip install torch\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("tiers")
+    shutil.copytree(MODELS, made / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    model = mlp()
+    torch.save(model.state_dict(), made / "model.pt")
+    torch.save(model, made / "whole.pt")
+    safetensors(made / "model.safetensors", {"0.weight": (8, 4), "0.bias": (8,)})
+    return made
+
+
+@pytest.fixture
+def without(folder, tmp_path):
+    """Run a command in a process in which some libraries cannot be imported."""
+
+    def _without(names: set[str], *words: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "sitecustomize.py").write_text(BLOCK.format(names=names))
+        path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+        return subprocess.run(
+            [sys.executable, "-m", "paramctl", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    return _without
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (("tree", "model.pt"), set()),
+        (("tree", "whole.pt", "-f", "json"), set()),
+        (("ls", "model.pt"), set()),
+        (("ls", "model.safetensors", "-f", "table"), set()),
+        (("ls", "model.pt", "-f", "json"), set()),
+        (("info", "whole.pt"), set()),
+        (("ties", "model.pt", "-f", "markdown"), set()),
+        (("show", "model.pt", "0.bias"), {"numpy", "ml_dtypes"}),
+        (("set", "model.pt", "0.bias = 1"), {"numpy", "ml_dtypes"}),
+        (("--help",), set()),
+        (("init", "--help"), set()),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_command_imports_its_own_tier(words, allowed, folder):
+    """In a pipe tree, ls, info and ties import none of torch, numpy, pydantic and rich; show and set no torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, *words], capture_output=True, text=True, check=False, cwd=folder, timeout=60
+    )
+    code, *imported = done.stderr.splitlines()[-1].split()
+    assert (code, set(imported) - allowed) == ("0", set())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tree", "model.pt"),
+        ("ls", "whole.pt", "--type", "Linear"),
+        ("info", "model.safetensors"),
+        ("ties", "model.pt"),
+        ("show", "model.pt", "0.weight[0]"),
+        ("show", "whole.pt", "2.bias"),
+        ("set", "model.pt", "0.bias = 1", "-o", "out.pt"),
+        ("set", "model.safetensors", "0.bias = 1", "-o", "out.safetensors"),
+        ("init", "--help"),
+    ],
+    ids=" ".join,
+)
+def test_files_need_no_torch(words, without):
+    """Where torch is not installed, everything of the header and values tiers works."""
+    done = without({"torch"}, *words)
+    assert (done.returncode, done.stderr.replace("nothing was written; -o OUT or --in-place writes\n", "")) == (0, "")
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ls", "models/mlp.py"),
+        ("tree", "models/mlp.py:net"),
+        ("show", "models/mlp.py"),
+        ("set", "models/mlp.py", "0.bias = 1"),
+        ("init", "model.pt", "--scheme", "zeros"),
+        ("init", "models/mlp.py", "--scheme", "zeros"),
+        ("init", "--list"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_torch_says_so(words, without):
+    """Where torch is not installed, init and definitions say what to install, and no more."""
+    done = without({"torch"}, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "needs torch, which is not installed" in done.stderr
+    assert done.stderr.endswith(NO_TORCH)
+    assert done.stderr.count("\n") == 3
+
+
+@pytest.mark.parametrize("command", ["tree", "ls", "info", "ties"])
+def test_looking_needs_no_numpy(command, without):
+    """Where numpy is not installed either, the header tier works."""
+    done = without({"torch", "numpy", "ml_dtypes", "safetensors"}, command, "model.pt")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_values_without_numpy_say_so(without):
+    """Show without numpy says what to install."""
+    done = without({"numpy"}, "show", "model.pt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: show needs numpy, which is not installed\n\nhint: pip install numpy\n"
+
+
+def test_a_definition_that_lacks_a_library_is_named(without, folder):
+    """A library that a definition imports and that is missing is the definition's error, told by its line."""
+    (folder / "needs.py").write_text("import no_such_library\n")
+    done = without(set(), "ls", "needs.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs.py, line 1: ModuleNotFoundError: No module named 'no_such_library'" in done.stderr
+    assert done.stderr.count("\n") <= 3
+
+
+def test_looking_at_a_pickled_module_runs_nothing(folder, run):
+    """A whole pickled module whose class is nowhere to be found is listed all the same, and none of it is run."""
+    harm = folder / "harm"
+
+    class Gadget:
+        def __reduce__(self):
+            return (os.mkdir, (str(harm),))
+
+    torch.save({"w": torch.zeros(2), "gadget": Gadget()}, folder / "gadget.pt")
+    for command in ("tree", "ls", "info", "show", "ties"):
+        assert run(command, folder / "gadget.pt").code == 0
+    assert run("set", folder / "gadget.pt", "w = 1", "-o", folder / "changed.pt").code == 0
+    assert not harm.exists()
+    assert "mkdir" in json.dumps(run("info", folder / "gadget.pt", "-f", "json").json["extras"])
