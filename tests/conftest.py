@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from paramctl import cli
-
-ROOT = Path(__file__).parent.parent
-MODELS = ROOT / "models"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command did: its exit status, what it printed, and that as JSON."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return self.json["rows"]
-
+from program import ROOT, Result
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch):

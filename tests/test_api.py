@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import paramctl
-from conftest import MODELS
+from program import MODELS
 
 NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 

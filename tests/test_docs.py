@@ -22,8 +22,8 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import MODELS, ROOT
 from paramctl import cli
+from program import MODELS, ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 WIDTH = 100  # of the terminal that the README's examples are from

@@ -290,7 +290,7 @@ def _position(checkpoint: Checkpoint, pattern: str) -> _Match:
         path = _child(checkpoint, children, path, int(step[1]), caret(pattern, end + 1))
         end = step.end()
     rest = pattern[end:]
-    if not rest or not is_wildcard(rest):
+    if not is_wildcard(rest) and not rest.startswith(".re:"):
         return resolve(checkpoint, path + rest)
     if path in checkpoint.params and rest.startswith("["):
         return _Match((path,), "name", parse_slice(pattern, end), rest[1:-1].strip())

@@ -84,8 +84,8 @@ def _configured() -> str | None:
         model = table.get("model", "") if isinstance(table, dict) else None
         if not isinstance(model, str):
             raise FileError(file, "[tool.paramctl] model is not a text", hint='model = "model.pt"')
-        is_path = model and "://" not in model and not _IMPORTED.match(model)
-        return os.path.relpath(folder / model) if is_path else model or None
+        is_elsewhere = "://" in model or (_IMPORTED.match(model) and not _DEFINITION.match(model))
+        return os.path.relpath(folder / model) if model and not is_elsewhere else model or None
     return None
 
 
@@ -158,9 +158,8 @@ def _reason(error: Exception) -> str:
 def spool_stdin() -> Path:
     """Standard input as a file that can be read at any offset: itself where it is a file, else a copy on disk."""
     if sys.stdin is None or os.isatty(0):
-        raise ParamctlError(
-            "MODEL is -, and standard input is a terminal", hint="pipe a checkpoint in: … | paramctl ls -"
-        )
+        why = "closed" if sys.stdin is None else "a terminal"
+        raise ParamctlError(f"MODEL is -, and standard input is {why}", hint="pipe a checkpoint in: … | paramctl ls -")
     if stat.S_ISREG(os.fstat(0).st_mode):
         return Path("/dev/fd/0")
     with open(0, "rb", closefd=False) as stdin:

@@ -62,7 +62,7 @@ def test_all_at_once(run, opened):
             prefix + name: list(parameter.shape) for name, parameter in module.named_parameters()
         }
     names = run("ls", mlp.path, "--layer", 0, "-f", "names").out.splitlines()
-    assert names == ["0.bias", "0.weight"] if mlp.kind == "safetensors" else ["0.weight", "0.bias"]
+    assert names == (["0.bias", "0.weight"] if mlp.kind == "safetensors" else ["0.weight", "0.bias"])
 
 
 def test_by_its_name_in_the_state_dict(run, opened):

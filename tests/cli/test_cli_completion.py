@@ -11,7 +11,7 @@ import pytest
 import torch
 from cli_files import mlp, safetensors
 
-from conftest import MODELS
+from program import MODELS
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from cli_files import folder_of_faults
 
-from conftest import MODELS
+from program import MODELS
 
 NO_MODEL = (
     "error: no MODEL was given\n\nhint: name a MODEL, set $PARAMCTL_MODEL, "
@@ -233,6 +233,15 @@ def test_code_of_a_definition_that_raises_is_named_with_its_line(here, run):
     assert (done.code, done.out) == (2, "")
     assert done.err.endswith("raises.py, line 1: ValueError: no weights here\n")
     assert done.err.count("\n") == 1
+
+
+def test_a_library_that_a_definition_lacks_is_the_definitions_error(here, run, tmp_path):
+    """What a definition imports and cannot have is named with the definition's own line."""
+    (tmp_path / "needs.py").write_text("import no_such_library\n")
+    done = run("ls", tmp_path / "needs.py")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("needs.py, line 1: ModuleNotFoundError: No module named 'no_such_library'\n")
+    assert len(done.err.splitlines()) <= 3
 
 
 def test_a_folder_that_is_not_there_is_not_made(here, run):

@@ -10,7 +10,7 @@ import torch
 from cli_files import mlp
 from torch import nn
 
-from conftest import MODELS
+from program import MODELS
 
 LS = [
     "name",

@@ -10,8 +10,8 @@ import pytest
 import torch
 from cli_files import safetensors
 
-from conftest import MODELS
 from paramctl.errors import escaped, unescaped
+from program import MODELS
 
 NAMES = {
     "spaces": "block 1.a weight",

@@ -88,7 +88,7 @@ def test_the_model_of_a_project_is_taken(run, tmp_path, model, monkeypatch):
     (tmp_path / "src").mkdir()
     monkeypatch.chdir(tmp_path / "src")
     done = run("ls", "*.bias", "-f", "json")
-    assert done.json["source"] == os.path.join("..", "model.pt")
+    assert done.json["source"] == f"..{os.sep}model.pt"
     assert [row["name"] for row in done.rows] == ["0.bias", "2.bias"]
     monkeypatch.setenv("PARAMCTL_MODEL", "no.pt")
     assert run("ls").err == "error: no.pt: no such file\n"
@@ -144,7 +144,7 @@ def test_in_place_is_refused_for_standard_input(shell, model):
 # ---------------------------------------------------------------------- standard output
 
 
-@pytest.mark.parametrize("command", ["ls", "tree --no-fold", "ls -f json", "ls -f names", "ls -f markdown"])
+@pytest.mark.parametrize("command", ["ls", "tree --no-fold", "ls -f json"])
 def test_a_closed_pipe_is_silent(command, shell, big):
     """`| head` ends the command with 141 and no word."""
     done = shell(f"paramctl {command} {shlex.quote(str(big))} | head -n 1")

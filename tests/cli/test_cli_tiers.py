@@ -12,7 +12,7 @@ import pytest
 import torch
 from cli_files import mlp, safetensors
 
-from conftest import MODELS
+from program import MODELS
 
 LOOK = """
 import sys
@@ -153,17 +153,8 @@ def test_values_without_numpy_say_so(without):
     assert done.stderr == "error: show needs numpy, which is not installed\n\nhint: pip install numpy\n"
 
 
-def test_a_definition_that_lacks_a_library_is_named(without, folder):
-    """A library that a definition imports and that is missing is the definition's error, told by its line."""
-    (folder / "needs.py").write_text("import no_such_library\n")
-    done = without(set(), "ls", "needs.py")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "needs.py, line 1: ModuleNotFoundError: No module named 'no_such_library'" in done.stderr
-    assert done.stderr.count("\n") <= 3
-
-
-def test_looking_at_a_pickled_module_runs_nothing(folder, run):
-    """A whole pickled module whose class is nowhere to be found is listed all the same, and none of it is run."""
+def test_no_code_of_a_file_is_run(folder, run):
+    """A pickle that would call a function is listed, shown and changed all the same, and nothing of it is called."""
     harm = folder / "harm"
 
     class Gadget:

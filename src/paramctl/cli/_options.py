@@ -136,7 +136,7 @@ class Output:
     def print(self, report: Report, style: str, screen: render.Screen) -> None:
         """Print through the renderer `style`."""
         errors = "surrogateescape" if screen.nul and style == "names" else "backslashreplace"
-        sys.stdout.reconfigure(errors=errors)
+        sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
         write = sys.stdout.write
         for chunk in render.draw(report, style, screen):
             write(chunk)
@@ -197,7 +197,7 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
         made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
         function(**made, **given)
 
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

@@ -24,6 +24,7 @@ _ENDLESS = "…"
 _FRAMEWORK = frozenset(  # what torch.nn.Module keeps for itself
     ("training", "T_destination", "dump_patches", "call_super_init")
 )
+_KINDS: tuple[tuple[str, ParamKind], ...] = (("_parameters", "parameter"), ("_buffers", "buffer"))
 _MODULE_PARTS = frozenset(("_parameters", "_buffers", "_modules"))
 
 FindStorage = Callable[[StorageNote, str], Storage]
@@ -42,6 +43,8 @@ class _Walk:
     modules: dict[str, Module] = field(default_factory=dict)
     storages: dict[object, Storage] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)  # names that more than one tensor would have
+    registered: set[int] = field(default_factory=set)  # ids of modules, and of the tensors in them, that have a name
+    aside: int = 0  # how many modules' plain attributes are being looked at
 
     def spend(self, count: int) -> None:
         self.budget -= count
@@ -122,6 +125,8 @@ class _Walk:
         kept: list[tuple[str, Any]] = []
         for name, item in items:
             kind = type(item)
+            if self.aside and id(item) in self.registered:
+                continue  # an LSTM's list of its own weights, a child that is in a list too: no more than a reference
             if kind is TensorNote:
                 self.add(item, _join(path, name))
                 if item.state is not None:
@@ -182,13 +187,25 @@ class _Walk:
         state = value.state
         hyperparameters: dict[str, Any] = {}
         self.modules[path] = Module(path, value.short, hyperparameters, type(value).qualified)
-        yield from self.entries(_as_kind("parameter", state.get("_parameters")), path)
-        yield from self.entries(_as_kind("buffer", state.get("_buffers")), path)
-        rest = ((name, item) for name, item in _named(state) if name not in _MODULE_PARTS)
-        kept = yield from self.entries(rest, path)
-        hyperparameters.update(pair for pair in kept if not pair[0].startswith("_") and pair[0] not in _FRAMEWORK)
+        self.registered.add(id(value))
+        for part, kind in _KINDS:
+            yield from self.entries(self.registering(kind, state.get(part)), path)
         yield from self.entries(_named(state.get("_modules")), path)
+        rest = ((name, item) for name, item in _named(state) if name not in _MODULE_PARTS)
+        self.aside += 1
+        kept = yield from self.entries(rest, path)
+        self.aside -= 1
+        hyperparameters.update(pair for pair in kept if not pair[0].startswith("_") and pair[0] not in _FRAMEWORK)
         return _NOTHING
+
+    def registering(self, kind: ParamKind, mapping: Any) -> Items:
+        for name, item in _named(mapping):
+            if type(item) is TensorNote:
+                cls = "Parameter" if kind == "parameter" and item.cls == "Tensor" else item.cls
+                self.registered.add(id(item))
+                yield name, item._replace(kind=kind, cls=cls)
+            else:
+                yield name, item
 
     def state_dict_modules(self, metadata: Any, path: str) -> None:
         for key in metadata if isinstance(metadata, dict) else ():
@@ -201,15 +218,6 @@ class _Walk:
 def _is_module(value: StandIn) -> bool:
     state = value.state
     return isinstance(state, dict) and all(isinstance(state.get(k), dict) for k in ("_parameters", "_modules"))
-
-
-def _as_kind(kind: ParamKind, mapping: Any) -> Items:
-    for name, item in _named(mapping):
-        if type(item) is TensorNote:
-            cls = "Parameter" if kind == "parameter" and item.cls == "Tensor" else item.cls
-            yield name, item._replace(kind=kind, cls=cls)
-        else:
-            yield name, item
 
 
 def _named(mapping: Any) -> Items:

@@ -141,7 +141,12 @@ def write(checkpoint: Checkpoint, target: str) -> None:
             safetensors_writer.write(file, params, _row_major, {"format": "pt"})
         return
     with whole.replacing(target, nbytes=nbytes) as file:
-        torch.save(checkpoint.live.state_dict(), file)
+        try:
+            torch.save(checkpoint.live.state_dict(), file)
+        except RuntimeError as error:  # torch's own, about a file whose end is not where it should be
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _row_major(param: Param) -> Any:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from operator import itemgetter
+from functools import partial
+from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
@@ -24,6 +26,7 @@ from paramctl.errors import FileError, shortened
 from paramctl.source import Reader, Source
 
 NAME = "safetensors"
+_MOST_NUMEL = 1 << 63
 MOST_HEADER_NBYTES = 100_000_000  # tensor.rs: MAX_HEADER_SIZE
 
 CODES = {
@@ -39,8 +42,9 @@ _DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 
 def sniff(head: bytes) -> bool:
-    """Whether a file begins with a plausible length and a JSON object."""
-    return len(head) >= 9 and head[8:9] == b"{" and head[:2] != b"PK" and head[:1] != b"\x80"
+    """Whether a file begins with a length and a JSON object. A pickle may seem to, with a length beyond belief."""
+    likely = head[:1] != b"\x80" or int.from_bytes(head[:8], "little") <= MOST_HEADER_NBYTES
+    return head[8:9] == b"{" and likely
 
 
 def read(source: Source) -> Checkpoint:
@@ -81,6 +85,8 @@ def _header(reader: Reader) -> tuple[dict[str, Any], int]:
     raw = reader.read(8, nbytes)
     try:
         header = json.loads(raw.decode("utf-8"))
+        if isinstance(header, dict) and _may_repeat(raw, header):
+            json.loads(raw, object_pairs_hook=partial(_unrepeated, reader))
     except UnicodeDecodeError as error:
         raise FileError(reader.name, f"the header is not UTF-8 at byte {error.start + 8:,}") from None
     except RecursionError:
@@ -89,21 +95,23 @@ def _header(reader: Reader) -> tuple[dict[str, Any], int]:
         raise FileError(reader.name, f"the header is not JSON: {shortened(str(error))}") from None
     if not isinstance(header, dict):
         raise FileError(reader.name, "the header is not a JSON object")
-    if raw.count(b'"data_offsets"') > len(header):
-        _refuse_duplicates(reader, raw)
     return header, 8 + nbytes
 
 
-def _refuse_duplicates(reader: Reader, raw: bytes) -> None:
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(found)
-        if len(made) < len(found):
-            seen: set[str] = set()
-            twice = next(key for key, _ in found if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise FileError(reader.name, f"{shortened(twice)} stands twice in the header")
-        return made
+def _may_repeat(raw: bytes, header: dict[str, Any]) -> bool:
+    """Whether some key may stand twice in an object: a look at every pair takes as long again as the parsing."""
+    most = len(header) - ("__metadata__" in header)
+    said = (b'"dtype"', b'"shape"', b'"data_offsets"')
+    return b"\\" in raw or raw.count(b'"__metadata__"') > 1 or any(raw.count(key) > most for key in said)
 
-    json.loads(raw, object_pairs_hook=pairs)
+
+def _unrepeated(reader: Reader, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise FileError(reader.name, f"{shortened(twice)} stands twice in the header")
+    return made
 
 
 def _metadata(reader: Reader, metadata: Any) -> dict[str, str]:
@@ -144,6 +152,8 @@ class _Layouts:
         for size in shape:
             if type(size) is not int or size < 0:
                 raise FileError(self.reader.name, f"{shortened(name)}: {shortened(repr(size), 40)} is no size")
+        if max(accumulate(shape, operator.mul), default=0) >= _MOST_NUMEL:
+            raise FileError(self.reader.name, f"{shortened(name)}: more elements than a tensor can have")
         numel = math.prod(shape)
         if numel % dtype.block_numel:
             what = f"{numel:,} elements of {code}, which come in blocks of {dtype.block_numel}"
@@ -177,7 +187,7 @@ def _what_is_wrong(entry: Any) -> str:
 def _tile(reader: Reader, entries: list[tuple[str, _Layout, int, int]], nbytes: int) -> None:
     """The tensors cover the bytes after the header without gap or overlap."""
     at = 0
-    for name, _, begin, end in sorted(entries, key=itemgetter(2, 3)):
+    for name, _, begin, end in sorted(entries, key=operator.itemgetter(2, 3)):
         if begin != at:
             what = "a gap" if begin > at else "an overlap"
             raise FileError(

@@ -106,11 +106,18 @@ def _entries(reader: Reader, block: bytes, count: int, start: int) -> dict[str, 
             raise FileError(
                 reader.name, f"{shortened(name)} says {stored:,} bytes at {offset:,}, and the members end at {start:,}"
             )
+        if stored != nbytes and (method == STORED or nbytes > _most_inflated(stored)) and not flags & 1:
+            raise FileError(reader.name, f"{shortened(name)} is stored in {stored:,} bytes, and says {nbytes:,}")
         if name in members:
             raise FileError(reader.name, f"{shortened(name)} stands twice in the archive")
         members[name] = Member(name, method, flags, crc, nbytes, stored, offset, start + at)
         at = extra_at + extra_nbytes + comment_nbytes
     return members
+
+
+def _most_inflated(nbytes: int) -> int:
+    """Deflate makes two bits of 258 bytes at best, so a thousand bytes and some of one."""
+    return 64 + 1032 * nbytes
 
 
 def _zip64(reader: Reader, name: str, extra: bytes, *sizes: int) -> tuple[int, int, int]:

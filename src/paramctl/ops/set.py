@@ -122,6 +122,21 @@ def _apply(assignment: Assignment, param: Param, target: Array, operand: Any) ->
         run = _counted(assignment, param, target.dtype)
     else:
         run = _computed(assignment, target, other)
+    try:
+        with np.errstate(all="ignore"):
+            _blockwise(run, target, other)
+    except OverflowError:  # a whole number beyond float64
+        raise ParamctlError(f"{shortened(param.name)}: {_first(other)} overflows {param.dtype.name}") from None
+
+
+def _blockwise(run: Run, target: Array, other: Array) -> None:
+    if other.size == 1:
+        with np.nditer(
+            [target], flags=["external_loop", "buffered"], op_flags=[["readwrite"]], buffersize=_BLOCK
+        ) as blocks:
+            for block in blocks:
+                block[...] = run(block, other.reshape(1))
+        return
     with np.nditer(
         [target, other],
         flags=["external_loop", "buffered", "refs_ok"],
@@ -129,11 +144,7 @@ def _apply(assignment: Assignment, param: Param, target: Array, operand: Any) ->
         buffersize=_BLOCK,
     ) as blocks:
         for block, piece in blocks:
-            try:
-                with np.errstate(all="ignore"):
-                    block[...] = run(block, piece)
-            except OverflowError:  # a whole number beyond float64
-                raise ParamctlError(f"{shortened(param.name)}: {_first(piece)} overflows {param.dtype.name}") from None
+            block[...] = run(block, piece)
 
 
 def _refuse(assignment: Assignment, param: Param, operand: Any) -> None:

@@ -40,6 +40,8 @@ def numpy_dtype(param: Param) -> np.dtype[Any]:
     try:
         found = np.dtype(_NUMPY.get(name, name))
     except TypeError:
+        found = None
+    if found is None or param.dtype.block_numel > 1:  # numpy may know the name, with a byte for each element
         raise ParamctlError(f"{shortened(param.name)}: values of {name} are not read yet") from None
     return found.newbyteorder(">") if param.storage.byteorder == "big" and found.itemsize > 1 else found
 
