@@ -35,6 +35,9 @@ class Tensor(NamedTuple):
     param: Param
     model: Model
 
+    def __repr__(self) -> str:
+        return f"<paramctl.Tensor {shortened(self.name)}: {self.dtype} {list(self.shape)}>"
+
     @property
     def name(self) -> str:
         return self.param.name
@@ -59,7 +62,7 @@ class Tensor(NamedTuple):
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Model:
     """An opened model, and what is chosen of it: everything, until `select` narrows it."""
 
@@ -95,6 +98,18 @@ class Model:
         """
         return choose(self.checkpoint, self.patterns, self.filters)
 
+    def unsliced(self, command: str) -> Selection:
+        """The selection, for what is about whole tensors."""
+        selection = self.selection
+        for pick in selection.picks:
+            if pick.slice:
+                where = f"{shortened(pick.param.name)}[{pick.slice}]"
+                raise SelectError(f"{where}: {command} is about whole tensors", hint="show and set take slices")
+        return selection
+
+    def __repr__(self) -> str:
+        return f"<paramctl.Model {shortened(self.checkpoint.source.name)}: {len(self.checkpoint.params)} tensors>"
+
     def select(
         self,
         *patterns: str,
@@ -115,11 +130,11 @@ class Model:
 
     def ls(self) -> Report:
         """One parameter a row."""
-        return _report(ops.ls.ls(self.checkpoint, self.selection))
+        return _report(ops.ls.ls(self.checkpoint, self.unsliced("ls")))
 
     def tree(self, *, fold: bool = True, depth: int | None = None) -> Report:
         """The hierarchy, in `branch`."""
-        return _report(ops.tree.tree(self.checkpoint, self.selection, fold=fold, depth=depth))
+        return _report(ops.tree.tree(self.checkpoint, self.unsliced("tree"), fold=fold, depth=depth))
 
     def info(self) -> Report:
         """The whole model in short."""
@@ -134,7 +149,7 @@ class Model:
 
     def ties(self) -> Report:
         """Groups of tied tensors."""
-        return _report(ops.ties.ties(self.checkpoint, self.selection))
+        return _report(ops.ties.ties(self.checkpoint, self.unsliced("ties")))
 
     def init(
         self,
@@ -160,7 +175,7 @@ class Model:
         model = self.with_values(seed)
         classes = formats.read(resolve(definition), values=True) if definition else None
         plan = ops.init.init(
-            model.checkpoint, model.selection, scheme=scheme, bias=bias, rules=rules, seed=seed, model=classes
+            model.checkpoint, model.unsliced("init"), scheme=scheme, bias=bias, rules=rules, seed=seed, model=classes
         )
         edit: Edit = ops.edit.Edit(model.checkpoint, plan)
         return edit

@@ -9,7 +9,6 @@ import zipfile
 from typing import Any
 
 
-
 def text(value: str) -> bytes:
     """BINUNICODE."""
     raw = value.encode()
@@ -28,7 +27,9 @@ def glob(module: str, name: str) -> bytes:
     return f"c{module}\n{name}\n".encode()
 
 
-def storage(key: str = "0", numel: int = 2, kind: bytes = glob("torch", "FloatStorage"), location: bytes = text("cpu")) -> bytes:
+def storage(
+    key: str = "0", numel: int = 2, kind: bytes = glob("torch", "FloatStorage"), location: bytes = text("cpu")
+) -> bytes:
     return b"(" + text("storage") + kind + text(key) + location + whole(numel) + b"tQ"
 
 

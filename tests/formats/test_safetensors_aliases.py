@@ -67,7 +67,9 @@ def test_a_header_of_any_length_is_known(nbytes: int, read):
     assert list(read(safetensors(raw, bytes(8))).params) == ["a"]
 
 
-@pytest.mark.parametrize(("code", "shape", "nbytes"), [("F4", (3, 2), 3), ("F6_E2M3", (4,), 3), ("F8_E8M0", (5,), 5), ("C64", (2,), 16)])
+@pytest.mark.parametrize(
+    ("code", "shape", "nbytes"), [("F4", (3, 2), 3), ("F6_E2M3", (4,), 3), ("F8_E8M0", (5,), 5), ("C64", (2,), 16)]
+)
 def test_dtypes_that_torch_may_not_have(code: str, shape: tuple[int, ...], nbytes: int, read):
     """Dtypes of blocks have the bytes that the format gives them."""
     found = read(safetensors({"a": entry(code, shape, (0, nbytes))}, bytes(nbytes)))

@@ -20,10 +20,29 @@ from paramctl.checkpoint import Checkpoint, Param
 
 DTYPES = [
     getattr(torch, name)
-    for name in (
-        "float64 float32 float16 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu "
-        "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool complex32 complex64 complex128"
-    ).split()
+    for name in [
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint64",
+        "uint32",
+        "uint16",
+        "uint8",
+        "bool",
+        "complex32",
+        "complex64",
+        "complex128",
+    ]
 ]
 NO_GRAD = torch.storage._new_dtypes()  # torch.load itself fails on these where they require a gradient
 quick = settings(
@@ -78,7 +97,25 @@ def pools(draw: st.DrawFn) -> list[torch.Tensor]:
 
 
 NAMES = st.one_of(
-    st.sampled_from(["", "0.weight", "a b", "a.b", "a", "\\x1b[31m", "\x1b[31m", "new\nline", "tab\t", "[bold]", "é", "名", "🔥", "a'", "\u202e"]),
+    st.sampled_from(
+        [
+            "",
+            "0.weight",
+            "a b",
+            "a.b",
+            "a",
+            "\\x1b[31m",
+            "\x1b[31m",
+            "new\nline",
+            "tab\t",
+            "[bold]",
+            "é",
+            "名",
+            "🔥",
+            "a'",
+            "\u202e",
+        ]
+    ),
     st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=6),
 )
 KEYS = st.one_of(NAMES, st.integers(-3, 3), st.booleans(), st.tuples(st.integers(0, 2), NAMES), st.none())
@@ -366,14 +403,17 @@ SAFE = [d for d in DTYPES if d not in (torch.complex32, torch.complex128, torch.
         st.tuples(st.sampled_from(SAFE), st.lists(st.integers(0, 3), max_size=3), st.integers(0, 99)),
         max_size=5,
     ),
-    metadata=st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=9).map("no alias: {}".format), max_size=3),
+    metadata=st.none()
+    | st.dictionaries(st.text(max_size=5), st.text(max_size=9).map("no alias: {}".format), max_size=3),
 )
 def test_every_tensor_of_a_safetensors_file(found: Any, metadata: Any, tmp_path: Path):
     """What `load_file` finds is found: names, dtypes, shapes and bits; metadata is kept as it is."""
     tensors = {}
     for name, (dtype, shape, seed) in found.items():
         nbytes = int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size()
-        tensors[name] = torch.tensor([], dtype=dtype).set_(filled(dtype, nbytes, seed), 0, shape, torch.empty(shape).stride())
+        tensors[name] = torch.tensor([], dtype=dtype).set_(
+            filled(dtype, nbytes, seed), 0, shape, torch.empty(shape).stride()
+        )
     metadata = metadata if tensors else metadata or None  # the library writes broken JSON for neither
     save_file(tensors, tmp_path / "m.safetensors", metadata=metadata)
     mine = formats.read(source.resolve(str(tmp_path / "m.safetensors")))

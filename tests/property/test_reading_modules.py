@@ -32,7 +32,7 @@ class Custom(nn.Module):
         self._hidden = torch.zeros(5)
         self.caches = {"a": [torch.ones(6)]}
         self.width = 7
-        self._secret = "s"
+        self._private = "s"
         self.inner = nn.Linear(3, 2, dtype=torch.bfloat16)
 
 
@@ -47,6 +47,12 @@ class Tied(nn.Module):
         self.view = nn.Parameter(self.embed.weight.detach().t())
 
 
+def buffered() -> nn.Module:
+    module = nn.Linear(2, 2)
+    module.running = nn.Buffer(torch.ones(3))
+    return module
+
+
 MODULES: dict[str, Any] = {
     "Linear": lambda: nn.Linear(4, 8),
     "Sequential": lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.25), nn.Linear(8, 1)),
@@ -56,22 +62,20 @@ MODULES: dict[str, Any] = {
     "MultiheadAttention": lambda: nn.MultiheadAttention(8, 2, bias=False, kdim=3, vdim=5),
     "Transformer": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2),
     "Conv": lambda: nn.Sequential(nn.Conv2d(2, 4, (3, 1), groups=2), nn.ConvTranspose1d(2, 3, 2), nn.Unfold(3)),
-    "ModuleDict of odd names": lambda: nn.ModuleDict({"a b": nn.Linear(1, 2), "\x1b[31m": nn.PReLU(), "0": nn.Identity(), "名\n": nn.LayerNorm(3)}),
-    "ParameterList and ParameterDict": lambda: nn.ModuleList([nn.ParameterList([torch.ones(2), torch.zeros(3)]), nn.ParameterDict({"k": torch.ones(1), "j": None})]),
+    "ModuleDict of odd names": lambda: nn.ModuleDict(
+        {"a b": nn.Linear(1, 2), "\x1b[31m": nn.PReLU(), "0": nn.Identity(), "名\n": nn.LayerNorm(3)}
+    ),
+    "ParameterList and ParameterDict": lambda: nn.ModuleList(
+        [nn.ParameterList([torch.ones(2), torch.zeros(3)]), nn.ParameterDict({"k": torch.ones(1), "j": None})]
+    ),
     "Custom": Custom,
     "Tied": Tied,
     "old weight_norm": lambda: nn.utils.weight_norm(nn.Linear(3, 2)),
     "Lazy": lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1)),
-    "Buffer": lambda: buffered(),
+    "Buffer": buffered,
     "frozen": lambda: nn.Linear(2, 2).requires_grad_(False),
     "Embedding": lambda: nn.EmbeddingBag(4, 3, padding_idx=1),
 }
-
-
-def buffered() -> nn.Module:
-    module = nn.Linear(2, 2)
-    module.running = nn.Buffer(torch.ones(3))
-    return module
 
 
 def saved(root: Any, folder: Path) -> Checkpoint:
@@ -97,9 +101,9 @@ def assert_is(mine: Checkpoint, module: nn.Module, at: str = "") -> None:
         assert param.requires_grad is tensor.requires_grad
         assert (param.shape, param.stride, f"torch.{param.dtype}") == (tensor.shape, tensor.stride(), str(tensor.dtype))
         assert values.array(param).tolist() == values.array(param).dtype.type(tensor.detach().double().numpy()).tolist()
-    for one in named:
-        for other in named:
-            same = named[one].untyped_storage().data_ptr() == named[other].untyped_storage().data_ptr()
+    for one, tensor in named.items():
+        for other, another in named.items():
+            same = tensor.untyped_storage().data_ptr() == another.untyped_storage().data_ptr()
             assert (mine.params[one].storage.key == mine.params[other].storage.key) is same
     modules = {(prefix + path).removesuffix("."): child for path, child in module.named_modules(remove_duplicate=False)}
     assert {path: child.type for path, child in mine.modules.items()} == {
@@ -110,7 +114,7 @@ def assert_is(mine: Checkpoint, module: nn.Module, at: str = "") -> None:
         for key, value in vars(child).items():
             if not key.startswith("_") and key != "training" and type(value) in (int, float, str, bool):
                 assert told[key] == value
-        assert not {"training", "_secret", "_parameters"} & set(told)
+        assert not {"training", "_private", "_parameters"} & set(told)
 
 
 @pytest.mark.parametrize("make", MODULES.values(), ids=MODULES.keys())

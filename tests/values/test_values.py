@@ -13,7 +13,9 @@ from paramctl.checkpoint import Extent, Param, Storage
 from paramctl.dtypes import DTYPES
 
 
-def param(raw: bytes, dtype: str, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, **of: object) -> Param:
+def param(
+    raw: bytes, dtype: str, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, **of: object
+) -> Param:
     return Param("w", DTYPES[dtype], shape, stride, Storage("0", len(raw), data=memoryview(raw), **of), offset)
 
 
@@ -86,14 +88,14 @@ def test_only_the_span_is_read(tmp_path: Path):
     view = Param("w", DTYPES["float32"], (2,), (2,), storage, 5)
     assert values.array(view).tolist() == [1, 3]
     beyond = view._replace(storage_offset=8)
-    with pytest.raises(values.ParamctlError, match="^error: w: the file ends before its bytes$"):
+    with pytest.raises(values.ParamctlError, match=r"^error: w: the file ends before its bytes$"):
         values.array(beyond)
 
 
 def test_no_values_are_said_to_be_none():
     """A tensor of the meta device has a shape, and no values; an empty one needs none."""
     meta = Param("w", DTYPES["float32"], (2,), (1,), Storage("0", 8))
-    with pytest.raises(values.ParamctlError, match="^error: w: it has a shape, and no values$"):
+    with pytest.raises(values.ParamctlError, match=r"^error: w: it has a shape, and no values$"):
         values.array(meta)
     assert values.array(meta._replace(shape=(0, 3), stride=(3, 1), storage=Storage("0", 0))).shape == (0, 3)
 
@@ -101,7 +103,7 @@ def test_no_values_are_said_to_be_none():
 @pytest.mark.parametrize("shape", [(1,) * 65, (1 << 40, 1 << 40, 0)])
 def test_shapes_that_numpy_has_not(shape: tuple[int, ...]):
     """A shape beyond numpy's is an error in one line."""
-    with pytest.raises(values.ParamctlError, match="^error: w: numpy has no such array: "):
+    with pytest.raises(values.ParamctlError, match=r"^error: w: numpy has no such array: "):
         values.array(param(bytes(4), "float32", shape, (0,) * len(shape)))
 
 

@@ -15,4 +15,5 @@ Examples:
 def command(model: Model, output: Output) -> None:
     """One parameter a line."""
     output.check()
-    output.show(model.open().ls())
+    opened = model.open()
+    output.show(opened.tree() if output.format == "tree" else opened.ls())

@@ -130,20 +130,16 @@ def _apply(assignment: Assignment, param: Param, target: Array, operand: Any) ->
 
 
 def _blockwise(run: Run, target: Array, other: Array) -> None:
-    if other.size == 1:
-        with np.nditer(
-            [target], flags=["external_loop", "buffered"], op_flags=[["readwrite"]], buffersize=_BLOCK
-        ) as blocks:
-            for block in blocks:
-                block[...] = run(block, other.reshape(1))
-        return
-    with np.nditer(
-        [target, other],
+    operands = [target] if other.size == 1 else [target, other]
+    iterator: Any = np.nditer(  # numpy types it for several operands only
+        operands,
         flags=["external_loop", "buffered", "refs_ok"],
-        op_flags=[["readwrite"], ["readonly"]],
+        op_flags=[["readwrite"], ["readonly"]][: len(operands)],  # type: ignore[arg-type]
         buffersize=_BLOCK,
-    ) as blocks:
-        for block, piece in blocks:
+    )
+    with iterator as blocks:
+        for each in blocks:
+            block, piece = (each, other.reshape(1)) if other.size == 1 else each
             block[...] = run(block, piece)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from paramctl import sharing, values
-from paramctl.checkpoint import Checkpoint
+from paramctl import select, sharing, values
+from paramctl.checkpoint import Checkpoint, Param
 from paramctl.report import Column, Report
 from paramctl.select import Pick, Selection
 
@@ -22,6 +22,7 @@ COLUMNS = (
     Column("value", "value"),
 )
 EDGE_ITEMS = 3  # torch.set_printoptions
+READ_WHOLE = 1 << 20  # elements
 
 
 array = values.array
@@ -33,8 +34,8 @@ def show(checkpoint: Checkpoint, selection: Selection, *, most: int | None = Non
     Args:
         checkpoint: what the parameters are of.
         selection: with the slices that were written.
-        most: of a larger tensor only the first and last three along each axis are read and given, for a terminal;
-            None gives every value.
+        most: of a larger tensor only the first and last three along each axis are given, and one more where some are
+            left out, for a terminal; None gives every value.
     """
     rows = tuple(_row(checkpoint, pick, most) for pick in selection.picks)
     totals = sharing.totals(checkpoint, selection.chosen)
@@ -43,9 +44,7 @@ def show(checkpoint: Checkpoint, selection: Selection, *, most: int | None = Non
 
 def _row(checkpoint: Checkpoint, pick: Pick, most: int | None) -> tuple[Any, ...]:
     view = pick.view
-    array = values.array(view)
-    if most is not None and view.numel > most:
-        array = _edges(array)
+    array = values.array(view) if most is None or view.numel <= most else _edges(view)
     return (
         view.name,
         pick.slice or None,
@@ -58,11 +57,21 @@ def _row(checkpoint: Checkpoint, pick: Pick, most: int | None) -> tuple[Any, ...
     )
 
 
-def _edges(array: values.Array) -> values.Array:
-    for axis, size in enumerate(array.shape):
-        if size > 2 * EDGE_ITEMS:
-            array = np.take(array, [*range(EDGE_ITEMS), *range(size - EDGE_ITEMS, size)], axis=axis)
+def _edges(view: Param) -> values.Array:
+    """The first and last items along each axis, with one more where some are left out; large parts are not read."""
+    if view.numel > READ_WHOLE and view.shape[0] > 1:
+        rows = [_edges(select.sliced(view, (row,), str(row))) for row in _kept(view.shape[0])]
+        return np.stack(rows)
+    array = values.array(view)
+    for axis, size in enumerate(view.shape):
+        array = np.take(array, _kept(size), axis=axis)
     return array
+
+
+def _kept(size: int) -> list[int]:
+    if size <= 2 * EDGE_ITEMS:
+        return list(range(size))
+    return [*range(EDGE_ITEMS + 1), *range(size - EDGE_ITEMS, size)]
 
 
 def _grad(checkpoint: Checkpoint, name: str) -> Any:

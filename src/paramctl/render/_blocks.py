@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ def _values(value: Any, fields: dict[str, Any], screen: Screen) -> Iterator[str]
         return
     is_complex = str(fields.get("dtype", "")).startswith("complex")
     width = screen.width if screen.is_terminal else sys.maxsize
-    yield from pieces(value, is_complex=is_complex, line_width=width, full=screen.full)
+    full = screen.full or not screen.is_terminal
+    numel = math.prod(fields.get("shape") or ())  # the value of a larger tensor may hold its edges only
+    yield from pieces(value, numel=numel, is_complex=is_complex, line_width=width, full=full)
     yield "\n"
 
 

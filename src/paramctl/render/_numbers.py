@@ -56,11 +56,14 @@ class _Page(NamedTuple):
     room: int  # columns
 
 
-def pieces(value: Any, *, is_complex: bool = False, line_width: int, full: bool = False) -> Iterator[str]:
+def pieces(
+    value: Any, *, numel: int = 0, is_complex: bool = False, line_width: int, full: bool = False
+) -> Iterator[str]:
     """The text of nested lists (or of one number), with line ends between rows but not at the end.
 
     Args:
         value: nested lists of numbers, NaN and infinities as floats.
+        numel: elements of the tensor, where the lists hold no more than its edges.
         is_complex: whether the innermost lists are pairs of real and imaginary part.
         line_width: columns of a line; a longer row goes on in the next, indented.
         full: never leave out the middle.
@@ -71,7 +74,7 @@ def pieces(value: Any, *, is_complex: bool = False, line_width: int, full: bool 
         return
     if is_complex:
         shape = shape[:-1]
-    edge = _EDGE if math.prod(shape) > _THRESHOLD and not full else 0
+    edge = _EDGE if max(math.prod(shape), numel) > _THRESHOLD and not full else 0
     seen = list(_leaves(value, len(shape), edge))
     form: _Format | _Pair
     if is_complex:

@@ -20,7 +20,7 @@ def draw(report: Report, screen: Screen) -> Iterator[str]:
     Raises:
         ParamctlError: the rows have no names.
     """
-    place = next((i for unit in ("name", "names") for i, c in enumerate(report.columns) if c.unit == unit), None)
+    place = next((i for i, column in enumerate(report.columns) if column.unit in ("name", "names")), None)
     if place is None:
         raise ParamctlError("no names to write here", hint="choose json, tsv or table with --format")
     return _names(report, place, screen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -37,12 +38,11 @@ def numpy_dtype(param: Param) -> np.dtype[Any]:
     name = param.dtype.name
     if name == "complex32":
         name = "float16"  # pairs, which `on` puts in a last axis
-    try:
+    found: np.dtype[Any] | None = None
+    with contextlib.suppress(TypeError):
         found = np.dtype(_NUMPY.get(name, name))
-    except TypeError:
-        found = None
     if found is None or param.dtype.block_numel > 1:  # numpy may know the name, with a byte for each element
-        raise ParamctlError(f"{shortened(param.name)}: values of {name} are not read yet") from None
+        raise ParamctlError(f"{shortened(param.name)}: values of {name} are not read yet")
     return found.newbyteorder(">") if param.storage.byteorder == "big" and found.itemsize > 1 else found
 
 
