@@ -19,7 +19,7 @@ from paramctl.source import resolve as source_of
 
 ROOT = Path(__file__).parent.parent
 NO_MODEL = (
-    "error: no MODEL was given\n\nhint: name a MODEL, set $PARAMCTL_MODEL, write `model = \"…\"` under [tool.paramctl] "
+    'error: no MODEL was given\n\nhint: name a MODEL, set $PARAMCTL_MODEL, write `model = "…"` under [tool.paramctl] '
     "in pyproject.toml, or pipe a file in\n"
 )
 
@@ -58,9 +58,15 @@ ALL = ["0.weight", "0.bias", "re:x"]
 
 @pytest.mark.parametrize(
     ("word", "is_one"),
-    [(word, True) for word in ["-", "a.pt", "A.PT", "x.safetensors", "net.py", "net.py:build", "pkg.mod:name", "https://x/y"]]
+    [
+        (word, True)
+        for word in ["-", "a.pt", "A.PT", "x.safetensors", "net.py", "net.py:build", "pkg.mod:name", "https://x/y"]
+    ]
     + [(word, True) for word in ["hf://org/name", "m.pt", "0", ".", "pytorch_model.bin"]]
-    + [(word, False) for word in ["0.weight", "0.bias", "*.bias", "re:attn", "re:.*", "[0].bias", "!x", "block 0", "a\0b", ""]]
+    + [
+        (word, False)
+        for word in ["0.weight", "0.bias", "*.bias", "re:attn", "re:.*", "[0].bias", "!x", "block 0", "a\0b", ""]
+    ]
     + [(word, False) for word in ["0.weight[0, :4]", "0.bin.weight", "x" * 100_000]],
 )
 def test_word_reads_as_a_model_if_it_is_there_or_looks_like_one(home, word, is_one):
@@ -93,8 +99,13 @@ def test_pyproject_of_a_parent_names_the_model(home):
 
 @pytest.mark.parametrize(
     ("text", "model"),
-    [('model = "net.py:build"', "../net.py:build"), ('model = "torchvision.models:vgg11"', "torchvision.models:vgg11")]
-    + [('model = "/abs/m.pt"', None), ('model = "hf://org/name"', "hf://org/name"), ('model = "re:x.pt"', "../re:x.pt")],
+    [
+        ('model = "net.py:build"', "../net.py:build"),
+        ('model = "torchvision.models:vgg11"', "torchvision.models:vgg11"),
+        ('model = "/abs/m.pt"', None),
+        ('model = "hf://org/name"', "hf://org/name"),
+        ('model = "re:x.pt"', "../re:x.pt"),
+    ],
 )
 def test_pyproject_may_name_any_form(home, monkeypatch, text, model):
     """A definition, an imported one, an absolute path, a URL."""
@@ -106,9 +117,13 @@ def test_pyproject_may_name_any_form(home, monkeypatch, text, model):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[tool.paramctl]\nmodel = 3\n", "[tool.paramctl] model is not a text"), ("[tool", "cannot be read: ")]
-    + [("[tool]\nparamctl = 3\n", "[tool.paramctl] model is not a text"), ("tool = 3\n", "no MODEL was given")]
-    + [("x = '\\ud800'\n\x00", "cannot be read: ")],
+    [
+        ("[tool.paramctl]\nmodel = 3\n", "[tool.paramctl] model is not a text"),
+        ("[tool", "cannot be read: "),
+        ("[tool]\nparamctl = 3\n", "[tool.paramctl] model is not a text"),
+        ("tool = 3\n", "no MODEL was given"),
+        ("x = '\\ud800'\n\x00", "cannot be read: "),
+    ],
 )
 def test_wrong_pyproject_is_an_error_that_names_it(home, text, said):
     """And not a traceback."""
@@ -291,8 +306,19 @@ def test_nothing_is_left_of_a_pipe(home):
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("a=8", 8), ("a=[1, 2]", [1, 2]), ("a='x'", "x"), ("a=relu", "relu"), ("a=", ""), ("a=b=c", "b=c"), ("a=None", None)]
-    + [("a={[]: 1}", "{[]: 1}"), ("a=" + "(" * 5000, "(" * 5000), ("a=1e400", float("inf")), ("a=" + "9" * 5000, "9" * 5000)],
+    [
+        ("a=8", 8),
+        ("a=[1, 2]", [1, 2]),
+        ("a='x'", "x"),
+        ("a=relu", "relu"),
+        ("a=", ""),
+        ("a=b=c", "b=c"),
+        ("a=None", None),
+        ("a={[]: 1}", "{[]: 1}"),
+        ("a=" + "(" * 5000, "(" * 5000),
+        ("a=1e400", float("inf")),
+        ("a=" + "9" * 5000, "9" * 5000),
+    ],
 )
 def test_argument_is_a_literal_or_else_text(given, expected):
     """Never evaluated; what is no literal is taken as it was written."""

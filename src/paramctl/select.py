@@ -323,7 +323,9 @@ def _child(checkpoint: Checkpoint, children: dict[str, list[str]], path: str, in
     if -len(below) <= index < len(below) and (index < 0 or not all(map(str.isdecimal, below))):
         return prefix + below[index]
     where = shortened(path) or "the model"
-    said = f"children {', '.join(below)}" if below and len(below) < 9 and all(map(str.isdecimal, below)) else (
-        f"{len(below):,} children" if below else "no children"
+    said = (
+        f"children {', '.join(below)}"
+        if below and len(below) < 9 and all(map(str.isdecimal, below))
+        else (f"{len(below):,} children" if below else "no children")
     )
     raise SelectError(f"{where} has {said}, and no [{index}]", pointer=pointer)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from paramctl.errors import FileError, ParamctlError, shortened
 
@@ -207,7 +207,7 @@ class Reader:
             raise FileError(self.name, "not a regular file")
         self.nbytes = status.st_size
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -129,6 +129,8 @@ ATTRIBUTES = {
     + b"K\x01s"
     + text("_modules")
     + b"}sb",
+    "a Parameter whose attributes are a number": glob("torch._utils", "_rebuild_parameter_with_state")
+    + b"(N\x88NK\x07tR",
     "keyword arguments": glob("a", "B") + b")}" + text("cls") + b"K\x01s" + text("self") + b"K\x02s\x92",
 }
 
@@ -183,3 +185,10 @@ def test_what_torch_would_refuse_is_not_loaded_either(tmp_path: Path):
     found = formats.read(source.resolve(str(tmp_path / "m.pt")))
     assert list(found.params) == ["w"]
     assert found.extras == {"x": {"class": f"{__name__}.Local"}}
+
+
+@pytest.mark.parametrize("attributes", [b"K\x07", text("ab"), tensor(), storage(), b"](K\x01e", b"(NNt", b"}"])
+def test_attributes_of_a_tensor_may_be_anything(attributes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a pickle sets on a tensor is descended into where it can hold names, and is harmless where not."""
+    made = glob("torch._utils", "_rebuild_parameter_with_state") + b"(" + tensor() + b"\x88N" + attributes + b"tR"
+    assert listed(b"\x80\x02}" + text("a") + made + b"s.", tmp_path, monkeypatch) == {"a": (2,)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-KEYS = "tensors numel unique_numel nbytes unique_nbytes storage_nbytes dtypes modules".split()
+KEYS = ["tensors", "numel", "unique_numel", "nbytes", "unique_nbytes", "storage_nbytes", "dtypes", "modules"]
 
 
 def test_totals_hold_every_key_and_agree_with_the_rows(run, tmp_path):

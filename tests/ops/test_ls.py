@@ -7,7 +7,21 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-KEYS = "name shape dtype numel nbytes kind requires_grad stride storage storage_offset tie module file".split()
+KEYS = [
+    "name",
+    "shape",
+    "dtype",
+    "numel",
+    "nbytes",
+    "kind",
+    "requires_grad",
+    "stride",
+    "storage",
+    "storage_offset",
+    "tie",
+    "module",
+    "file",
+]
 
 
 def net():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-KEYS = "names relation shape dtype nbytes saved_nbytes storage source".split()
+KEYS = ["names", "relation", "shape", "dtype", "nbytes", "saved_nbytes", "storage", "source"]
 
 
 def test_rows_hold_every_key(run, tmp_path):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramctl.checkpoint import Checkpoint, Module, Param, Storage, contiguous
@@ -94,6 +93,7 @@ def checkpoints(draw):
     return checkpoint(rows, modules)
 
 
+@settings(deadline=None)
 @given(checkpoints())
 def test_folding_loses_nothing_and_makes_nothing_up(made):
     """The labels, spelled out, are the rows: each name once, with its shape, dtype and kind."""
@@ -104,6 +104,7 @@ def test_folding_loses_nothing_and_makes_nothing_up(made):
     assert collections.Counter(unfolded(straight.branch.children, straight.rows)) == expected
 
 
+@settings(deadline=None)
 @given(checkpoints())
 def test_totals_count_what_is_shared_once_within_each_branch(made):
     """Against sets of elements, at every branch of the tree as it is, folded siblings together."""
@@ -140,7 +141,11 @@ FOLDS = [
     ("layers", layers(32, ATTENTION), ["layers.[0-31] ×32", " q", "  weight", "  bias"]),
     ("nothing else", layers(32, [("weight", (2,))]), ["layers.[0-31] ×32", " weight"]),
     ("one other", [*layers(4, ATTENTION), ("layers.2.x", (1,))], OTHER),
-    ("gap", [row for row in layers(5, [("w", (2,))]) if ".2." not in row[0]], ["layers", " [0-1] ×2", "  w", " [3-4] ×2", "  w"]),
+    (
+        "gap",
+        [row for row in layers(5, [("w", (2,))]) if ".2." not in row[0]],
+        ["layers", " [0-1] ×2", "  w", " [3-4] ×2", "  w"],
+    ),
     ("shapes", [("l.0.w", (2,)), ("l.1.w", (3,))], ["l", " 0.w", " 1.w"]),
     ("names", [("l.0.w", (2,)), ("l.1.v", (2,))], ["l", " 0.w", " 1.v"]),
     ("order", layers(12, [("w", (2,))])[::-1], ["layers.[0-11] ×12", " w"]),
@@ -314,13 +319,16 @@ def test_ninety_thousand_tensors_fit_on_a_screen(mixture):
     assert any(line.strip() == "mlp.experts.[0-489] ×490" for line in lines)
 
 
-def test_unfolded_tree_is_no_slower_by_the_square(mixture):
-    """Every branch is summed up once, however many are above it."""
-    selection = select(mixture)
-    began = time.process_time()
-    report = grow(mixture, selection, fold=False)
-    assert time.process_time() - began < 10
-    assert sum(1 for _ in itertools.islice(plain(report.branch.children), 200_000)) > 90_000
+def test_unfolded_tree_is_no_slower_by_the_square():
+    """Every branch is summed up once, however many are above it: twice as many take twice as long."""
+    spent = []
+    for count in (5_000, 20_000):
+        made = checkpoint([(f"a.b.c.d.e.f.{i}.x.y.w", (2,)) for i in range(count)])
+        began = time.process_time()
+        report = grow(made, select(made), fold=False)
+        spent.append(time.process_time() - began)
+        assert report.branch.children[0].tensors == count
+    assert spent[1] < 10 * spent[0]
 
 
 def test_ten_thousand_views_of_a_storage_are_summed_in_time():

@@ -150,10 +150,10 @@ def trees(pool: list[torch.Tensor]) -> st.SearchStrategy[Any]:
     return st.recursive(leaves, wider, max_leaves=15)
 
 
-def found_by_torch(value: Any, path: str = "") -> list[tuple[str | None, torch.Tensor]]:
+def found_by_torch(value: Any, path: str | None = None) -> list[tuple[str | None, torch.Tensor]]:
     """Every tensor of what `torch.load` gave, in order, by name; None for a key whose text is nobody's business."""
     if isinstance(value, torch.Tensor):
-        return [(path or "tensor", value)]
+        return [("tensor" if path is None else path, value)]
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     if isinstance(value, dict):
@@ -165,7 +165,7 @@ def found_by_torch(value: Any, path: str = "") -> list[tuple[str | None, torch.T
         return []
     found = []
     for (key, item), is_odd in zip(pairs, odd, strict=True):
-        inner = found_by_torch(item, f"{path}.{key}" if path else key)
+        inner = found_by_torch(item, key if path is None else f"{path}.{key}")
         found += [(None, tensor) for _, tensor in inner] if is_odd else inner
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramctl import sharing
@@ -48,6 +48,7 @@ def checkpoint(params) -> Checkpoint:
     return Checkpoint(Source("m.pt", "file"), "torch-zip", {param.name: param for param in params})
 
 
+@settings(deadline=None)
 @given(views())
 def test_unique_counts_are_of_bytes_marked_one_by_one(params):
     """`unique_nbytes` is the bytes that are seen; an element counts where none of its bytes was counted before."""
@@ -70,6 +71,7 @@ def test_unique_counts_are_of_bytes_marked_one_by_one(params):
     }
 
 
+@settings(deadline=None)
 @given(views())
 def test_runs_are_the_bytes_and_nothing_between(params):
     """Sorted, apart, and the same bytes as one by one."""
@@ -79,6 +81,7 @@ def test_runs_are_the_bytes_and_nothing_between(params):
         assert all(a[1] < b[0] for a, b in itertools.pairwise(runs))
 
 
+@settings(deadline=None)
 @given(views())
 def test_meet_is_of_sets(params):
     """Apart, within, or overlapping, as the sets of bytes are."""
@@ -89,6 +92,7 @@ def test_meet_is_of_sets(params):
         assert sharing.meet(b, a) == expected
 
 
+@settings(deadline=None)
 @given(views())
 def test_groups_hold_every_name_that_shares_a_storage(params):
     """Names of the same elements together; one of each, with its relation, in a group of views; what that saves."""
@@ -112,6 +116,7 @@ def test_groups_hold_every_name_that_shares_a_storage(params):
             assert all(one == sets[0] for one in sets)
 
 
+@settings(deadline=None)
 @given(views())
 def test_tie_is_to_an_earlier_name_that_has_elements_of_it(params):
     """A name has a tie exactly where an earlier name has a byte of it; one of the same elements is named before others."""

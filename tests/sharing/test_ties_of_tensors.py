@@ -113,7 +113,7 @@ def test_empty_tensors_are_tied_to_nothing(tmp_path):
 
 # ----------------------------------------------------------------------------- definitions
 
-DEFINITION = '''
+DEFINITION = """
 import torch
 from torch import nn
 
@@ -125,7 +125,7 @@ class Net(nn.Module):
         {tie}
 
 net = Net
-'''
+"""
 TIES = {
     "one Parameter": ("self.lm.weight = self.emb.weight", "same"),
     "two Parameters, one storage": ("self.lm.weight = nn.Parameter(self.emb.weight.detach())", "same"),

@@ -74,7 +74,7 @@ class _Walk:
 
     def add(self, note: TensorNote, path: str) -> None:
         self.spend(1 + len(path))
-        name = path = path or "tensor"
+        name = path
         while name in self.params:
             more = self.taken[path] = self.taken.get(path, 0) + 1
             name = f"{path}'{more if more > 1 else ''}"
@@ -98,7 +98,7 @@ class _Walk:
 
         The stack is a list, so that no file can make it run out.
         """
-        stack: list[tuple[int, Steps]] = [(0, self.entries([("", root)], ""))]
+        stack: list[tuple[int, Steps]] = [(0, self.entries([("tensor", root)], ""))]
         open_ids: set[int] = set()
         left: Any = None
         while True:
@@ -117,28 +117,28 @@ class _Walk:
                 continue
             self.spend(1 + len(path))
             open_ids.add(id(value))
-            stack.append((id(value), self.descend(value, path)))
+            stack.append((id(value), self.descend(value, f"{path}." if len(stack) > 1 else "")))
             left = None
 
-    def entries(self, items: Items, path: str) -> Generator[tuple[Any, str], Any, list[tuple[str, Any]]]:
-        """What is left of each item of a container, where anything is."""
+    def entries(self, items: Items, prefix: str) -> Generator[tuple[Any, str], Any, list[tuple[str, Any]]]:
+        """What is left of each item of a container, where anything is. `prefix`: its path and a dot, if it has one."""
         kept: list[tuple[str, Any]] = []
         for name, item in items:
             kind = type(item)
             if self.aside and id(item) in self.registered:
                 continue  # an LSTM's list of its own weights, a child that is in a list too: no more than a reference
             if kind is TensorNote:
-                self.add(item, _join(path, name))
-                if item.state is not None:
-                    yield item.state, _join(path, name)
+                self.add(item, prefix + name)
+                if isinstance(item.state, (dict, StandIn)) or type(item.state) is tuple:
+                    yield item.state, prefix + name
                 continue
             if kind is NumpyArray:
                 if item.note is not None:
-                    self.add(item.note, _join(path, name))
+                    self.add(item.note, prefix + name)
                     continue
                 item = item.text if item.objects is None else item.objects  # noqa: PLW2901
             if isinstance(item, _CONTAINERS) and kind is not StorageNote:
-                left = (yield item, _join(path, name)) if item else type(item)()
+                left = (yield item, prefix + name) if item else type(item)()
             else:
                 self.spend(1)
                 left = _told(item)
@@ -146,26 +146,26 @@ class _Walk:
                 kept.append((name, left))
         return kept
 
-    def descend(self, value: Any, path: str) -> Steps:
+    def descend(self, value: Any, prefix: str) -> Steps:
         if isinstance(value, StandIn):
-            return self.module(value, path) if _is_module(value) else self.stand_in(value, path)
+            return self.module(value, prefix) if _is_module(value) else self.stand_in(value, prefix)
         if isinstance(value, dict):
-            return self.mapping(value, path)
-        return self.sequence(value, path)
+            return self.mapping(value, prefix)
+        return self.sequence(value, prefix)
 
-    def mapping(self, value: dict[Any, Any], path: str) -> Steps:
+    def mapping(self, value: dict[Any, Any], prefix: str) -> Steps:
         attributes = value.attributes if isinstance(value, Dict) else None
         if isinstance(attributes, dict):
-            self.state_dict_modules(attributes.get("_metadata"), path)
-            yield from self.entries(((name, item) for name, item in _named(attributes) if name != "_metadata"), path)
-        kept = yield from self.entries(_named(value), path)
+            self.state_dict_modules(attributes.get("_metadata"), prefix)
+            yield from self.entries(((name, item) for name, item in _named(attributes) if name != "_metadata"), prefix)
+        kept = yield from self.entries(_named(value), prefix)
         return dict(kept) if kept else _NOTHING
 
-    def sequence(self, value: Iterable[Any], path: str) -> Steps:
-        kept = yield from self.entries(((str(i), item) for i, item in enumerate(value)), path)
+    def sequence(self, value: Iterable[Any], prefix: str) -> Steps:
+        kept = yield from self.entries(((str(i), item) for i, item in enumerate(value)), prefix)
         return [item for _, item in kept] if kept else _NOTHING
 
-    def stand_in(self, value: StandIn, path: str) -> Steps:
+    def stand_in(self, value: StandIn, prefix: str) -> Steps:
         states = value.state if isinstance(value.state, tuple) else (value.state,)
         items = chain(
             ((f"_args.{i}", item) for i, item in enumerate(value.args)),
@@ -178,22 +178,23 @@ class _Walk:
             _paired(value.items),
             ((str(i), item) for i, item in enumerate(value.elements)),
         )
-        kept = yield from self.entries(items, path)
+        kept = yield from self.entries(items, prefix)
         return {"class": type(value).qualified} | dict(kept)
 
     # ------------------------------------------------------------------ modules
 
-    def module(self, value: StandIn, path: str) -> Steps:
+    def module(self, value: StandIn, prefix: str) -> Steps:
         state = value.state
         hyperparameters: dict[str, Any] = {}
+        path = prefix[:-1]
         self.modules[path] = Module(path, value.short, hyperparameters, type(value).qualified)
         self.registered.add(id(value))
         for part, kind in _KINDS:
-            yield from self.entries(self.registering(kind, state.get(part)), path)
-        yield from self.entries(_named(state.get("_modules")), path)
+            yield from self.entries(self.registering(kind, state.get(part)), prefix)
+        yield from self.entries(_named(state.get("_modules")), prefix)
         rest = ((name, item) for name, item in _named(state) if name not in _MODULE_PARTS)
         self.aside += 1
-        kept = yield from self.entries(rest, path)
+        kept = yield from self.entries(rest, prefix)
         self.aside -= 1
         hyperparameters.update(pair for pair in kept if not pair[0].startswith("_") and pair[0] not in _FRAMEWORK)
         return _NOTHING
@@ -207,10 +208,10 @@ class _Walk:
             else:
                 yield name, item
 
-    def state_dict_modules(self, metadata: Any, path: str) -> None:
+    def state_dict_modules(self, metadata: Any, prefix: str) -> None:
         for key in metadata if isinstance(metadata, dict) else ():
             if isinstance(key, str):
-                inner = _join(path, key) if key else path
+                inner = prefix + key if key else prefix[:-1]
                 self.spend(1 + len(inner))
                 self.modules.setdefault(inner, Module(inner))
 
@@ -230,10 +231,6 @@ def _paired(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
             yield key, item
         else:  # an optimizer's state is by its parameters: their positions name them, as in its `state_dict()`
             yield str(i) if type(key) is TensorNote else str(_told(key)), item
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 _PLAIN = frozenset((str, float, bool, type(None)))

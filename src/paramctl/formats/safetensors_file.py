@@ -205,7 +205,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 def naturally(params: Mapping[str, Param]) -> dict[str, Param]:
-    """In natural order, layers as 0, 1, 2, 10: the header's own order is that of the writer's sort, and says nothing."""
+    """In natural order, layers as 0, 1, 2, 10: the header's own order is that of the writer's sort and says nothing."""
     steps: dict[str, tuple[tuple[int, str], ...]] = {}  # a name's steps recur; what they sort by is worked out once
 
     def step_key(step: str) -> tuple[tuple[int, str], ...]:

@@ -173,7 +173,7 @@ class _Grower:
         return _consecutive(node.leaves), _spelled(_consecutive(node.children.values()))
 
     def branch(self, run: list[_Node], peers: list[_Node], depth: int | None) -> Branch:
-        """One line: a run, and with it what is all that is below it, as in `lm_head.weight`; or up to `layers.[0-31]`."""
+        """One line: a run, with what is all that is below it: `lm_head.weight`, and down to `layers.[0-31]`."""
         label, times, first, row = _label(run), len(run), run[0], None
         numel, nbytes, tensors = _count(run)
         while depth != 0 and row is None and not (times > 1 and label.endswith("]")):
