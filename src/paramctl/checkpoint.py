@@ -20,11 +20,18 @@ ParamKind = Literal["parameter", "buffer", "tensor"]
 
 
 class Extent(NamedTuple):
-    """Where bytes lie in a file."""
+    """Where bytes lie in a file.
+
+    Several extents of a storage follow each other, unless each has a `box`: the part of a row-major tensor that it
+    holds, as (start, size) along each axis.
+    """
 
     path: str
     offset: int
-    nbytes: int
+    nbytes: int  # as they lie there
+    packing: Literal["", "deflate"] = ""
+    skip: int = 0  # unpacked bytes before the storage's own, as an array's header
+    box: tuple[tuple[int, int], ...] = ()
 
 
 class Storage(NamedTuple):

@@ -194,6 +194,7 @@ class Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.name = source.name
+        self.cache: dict[str, Any] = {}  # what formats that ask one after another need to read but once
         if source.path is None:
             raise FileError(source.name, "not a file")
         self.path = str(source.path)
@@ -237,6 +238,10 @@ class Reader:
             offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def head(self, nbytes: int) -> bytes:
-        """The first bytes, as many as there are up to `nbytes`."""
-        return self.read(0, min(nbytes, self.nbytes))
+    @property
+    def head(self) -> bytes:
+        """The first 512 bytes, or as many as there are."""
+        if "head" not in self.cache:
+            self.cache["head"] = self.read(0, min(512, self.nbytes))
+        found: bytes = self.cache["head"]
+        return found

@@ -320,15 +320,13 @@ def test_ninety_thousand_tensors_fit_on_a_screen(mixture):
 
 
 def test_unfolded_tree_is_no_slower_by_the_square():
-    """Every branch is summed up once, however many are above it: twice as many take twice as long."""
-    spent = []
-    for count in (5_000, 20_000):
-        made = checkpoint([(f"a.b.c.d.e.f.{i}.x.y.w", (2,)) for i in range(count)])
-        began = time.process_time()
-        report = grow(made, select(made), fold=False)
-        spent.append(time.process_time() - began)
-        assert report.branch.children[0].tensors == count
-    assert spent[1] < 10 * spent[0]
+    """Every branch is summed up once, however many are above it."""
+    made = checkpoint([(f"a.b.c.d.e.f.{i}.x.y.w", (2,)) for i in range(20_000)])
+    selection = select(made)
+    began = time.process_time()
+    report = grow(made, selection, fold=False)
+    assert time.process_time() - began < 6  # one, on a machine that is not busy
+    assert report.branch.children[0].tensors == 20_000
 
 
 def test_ten_thousand_views_of_a_storage_are_summed_in_time():

@@ -33,8 +33,10 @@ class Writing:
             raise ParamctlError(
                 f"{shortened(source.name)}: a definition is code", hint="name a file to write with -o OUT"
             )
-        if source.name == "-":
-            raise ParamctlError("--in-place, and the model is standard input", hint="-o - writes it to standard output")
+        if str(source.path).startswith("/dev/"):  # standard input, or a pipe that was kept
+            raise ParamctlError(
+                f"--in-place, and the model is {source.name}, no file", hint="-o - writes it to standard output"
+            )
         return source.name
 
 

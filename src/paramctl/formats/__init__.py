@@ -1,6 +1,6 @@
 """Header tier: from a source to a checkpoint, and from a plan to a file.
 
-A format is a module with `NAME`, `sniff(head)` and `read(source)`, and one row in `FORMATS`. One that can be edited
+A format is a module with `NAME`, `sniff(reader)` and `read(reader)`, and one row in `FORMATS`. One that can be edited
 in place has `seal(file, source, storages)`, which makes its checksums right again after storages were changed.
 """
 
@@ -18,9 +18,9 @@ FORMATS: dict[str, str] = {  # in the order in which they are asked
     "safetensors": "paramctl.formats.safetensors_file",
     "torch-zip": "paramctl.formats.torch_zip",
 }
+FOLDERS: dict[str, str] = {}  # formats that are a folder: `sniff(source)` and `read(source)`
 DEFINITION = "paramctl.formats.python_model"
 
-_HEAD_NBYTES = 512
 _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a torch file of before 1.6, which is not read yet"),
     (b"GGUF", "a GGUF file, which is not read yet"),
@@ -52,15 +52,23 @@ def read(source: Source, *, values: bool = False, seed: int | None = None) -> Ch
         made: Checkpoint = torch_tier(DEFINITION).read(source, values=values, seed=seed)
         return made
     if source.kind == "folder":
-        raise _folder(source)
+        return _read_folder(source)
     with Reader(source) as reader:
-        head = reader.head(_HEAD_NBYTES)
-    for name in FORMATS.values():
+        for name in FORMATS.values():
+            module = importlib.import_module(name)
+            if module.sniff(reader):
+                found: Checkpoint = module.read(reader)
+                return found
+        raise _unknown(source, reader.head)
+
+
+def _read_folder(source: Source) -> Checkpoint:
+    for name in FOLDERS.values():
         module = importlib.import_module(name)
-        if module.sniff(head):
+        if module.sniff(source):
             found: Checkpoint = module.read(source)
             return found
-    raise _unknown(source, head)
+    raise _folder(source)
 
 
 def torch_tier(name: str) -> ModuleType:

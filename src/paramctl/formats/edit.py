@@ -8,10 +8,10 @@ tensor.
 from __future__ import annotations
 
 import importlib
-import os
 from collections import Counter
 from pathlib import Path
 
+from paramctl import contents
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import DEFINITION, FORMATS, torch_tier, whole
@@ -36,12 +36,12 @@ def rehearse(checkpoint: Checkpoint, plan: Plan) -> Plan:
         start, end = param.span
         if storage.data is not None and not storage.data.readonly:
             return compute(storage.data[start:end])
-        extent = _extent(checkpoint, param)
+        _extent(checkpoint, param)
         left[storage.key] -= 1
         if storage.key not in held and not left[storage.key]:
-            return compute(memoryview(_read(param, extent, start, end)))
+            return compute(memoryview(contents.read(param, start, end)))
         if storage.key not in held:  # changed more than once: the second change sees what the first did
-            held[storage.key] = _read(param, extent, 0, storage.nbytes)
+            held[storage.key] = contents.read(param, 0, storage.nbytes)
         data = held[storage.key] if left[storage.key] else held.pop(storage.key)
         return compute(memoryview(data)[start:end])
 
@@ -75,7 +75,7 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
             param = _target(change)
             extent = _extent(checkpoint, param)
             start, end = param.span
-            data = _filled(file.fileno(), param, extent.offset + start, end - start)
+            data = contents.filled(file.fileno(), param, extent.offset + start, end - start)
             did = compute(memoryview(data))
             whole.write_at(file.fileno(), extent.offset + start, data)
             changed[param.storage.key] = param.storage
@@ -95,37 +95,18 @@ def _target(change: Change) -> Param:
 
 def _extent(checkpoint: Checkpoint, param: Param) -> Extent:
     storage = param.storage
-    if storage.extents:
+    if len(storage.extents) == 1 and not storage.extents[0].packing and not storage.extents[0].box:
         return storage.extents[0]
     if not param.numel:
         return Extent("", 0, 0)
     where = f"{checkpoint.source.name}: {param.name}"
     if storage.is_meta:
         raise FileError(where, "it has a shape, and no values to change")
-    raise FileError(
-        where, f"{storage.why_unreadable or 'its values lie inside the pickle'}, and cannot be changed there"
-    )
+    raise FileError(where, f"{storage.why_unreadable or _where_else(storage)}, and cannot be changed there")
 
 
-def _read(param: Param, extent: Extent, start: int, end: int) -> bytearray:
-    if start == end:
-        return bytearray()
-    descriptor = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return _filled(descriptor, param, extent.offset + start, end - start)
-    finally:
-        os.close(descriptor)
-
-
-def _filled(descriptor: int, param: Param, offset: int, nbytes: int) -> bytearray:
-    data = bytearray(nbytes)
-    view = memoryview(data)
-    while view:
-        got = os.preadv(descriptor, [view[: 1 << 30]], offset)
-        if not got:
-            raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
-        view, offset = view[got:], offset + got
-    return data
+def _where_else(storage: Storage) -> str:
+    return "its values lie in pieces or packed" if storage.extents else "its values lie inside the pickle"
 
 
 def _refuse_other_suffix(checkpoint: Checkpoint, target: str) -> None:

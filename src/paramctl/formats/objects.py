@@ -190,7 +190,8 @@ class _Walk:
         self.modules[path] = Module(path, value.short, hyperparameters, type(value).qualified)
         self.registered.add(id(value))
         for part, kind in _KINDS:
-            yield from self.entries(self.registering(kind, state.get(part)), prefix)
+            absent = yield from self.entries(self.registering(kind, state.get(part)), prefix)
+            hyperparameters.update(pair for pair in absent if pair[1] is None)  # `Linear(…, bias=False)`
         yield from self.entries(_named(state.get("_modules")), prefix)
         rest = ((name, item) for name, item in _named(state) if name not in _MODULE_PARTS)
         self.aside += 1

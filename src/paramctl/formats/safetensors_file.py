@@ -41,24 +41,23 @@ CODES = {
 _DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 
-def sniff(head: bytes) -> bool:
+def sniff(reader: Reader) -> bool:
     """Whether a file begins with a length and a JSON object. A pickle may seem to, with a length beyond belief."""
     likely = head[:1] != b"\x80" or int.from_bytes(head[:8], "little") <= MOST_HEADER_NBYTES
     return head[8:9] == b"{" and likely
 
 
-def read(source: Source) -> Checkpoint:
+def read(reader: Reader) -> Checkpoint:
     """What a safetensors file holds, its header checked as the format demands.
 
     Raises:
         FileError: a header that is damaged, or that does not fit the bytes that follow.
     """
-    with Reader(source) as reader:
-        header, start = _header(reader)
-        metadata = _metadata(reader, header.pop("__metadata__", None))
-        layouts = _Layouts(reader)
-        entries = [(name, *layouts.of(name, entry)) for name, entry in header.items()]
-        _tile(reader, entries, reader.nbytes - start)
+    header, start = _header(reader)
+    metadata = _metadata(reader, header.pop("__metadata__", None))
+    layouts = _Layouts(reader)
+    entries = [(name, *layouts.of(name, entry)) for name, entry in header.items()]
+    _tile(reader, entries, reader.nbytes - start)
     params: dict[str, Param] = {}
     path = reader.path
     for name, layout, begin, end in entries:
@@ -67,7 +66,7 @@ def read(source: Source) -> Checkpoint:
     for alias, kept in metadata.items():
         if alias not in params and kept in header:
             params[alias] = params[kept]._replace(name=alias, declared="metadata")
-    return Checkpoint(source, NAME, naturally(params), metadata=metadata)
+    return Checkpoint(reader.source, NAME, naturally(params), metadata=metadata)
 
 
 def _header(reader: Reader) -> tuple[dict[str, Any], int]:

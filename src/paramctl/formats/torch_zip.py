@@ -23,44 +23,43 @@ from paramctl.source import Reader, Source
 NAME = "torch-zip"
 
 
-def sniff(head: bytes) -> bool:
-    """Whether a file that begins so is a zip; `read` says of what."""
-    return head[:4] == b"PK\x03\x04"
+def sniff(reader: Reader) -> bool:
+    """Whether it is a zip: the last of the zip formats to be asked, whose `read` says what else it is."""
+    return reader.head.startswith(b"PK\x03\x04")
 
 
-def read(source: Source) -> Checkpoint:
+def read(reader: Reader) -> Checkpoint:
     """What a torch zip holds, by the number of its tensors and not by their bytes.
 
     Raises:
         FileError: a zip that is damaged, cut short, or of something else.
     """
-    with Reader(source) as reader:
-        members = directory(reader)
-        root = _root(reader, members)
-        pickled = contents(reader, members[f"{root}data.pkl"])
-        order = _byteorder(reader, members, root)
-        prefix = f"{root}data/"
-        begins = offsets(reader, [member for name, member in members.items() if name.startswith(prefix)])
+    members = directory(reader)
+    root = _root(reader, members)
+    pickled = contents(reader, members[f"{root}data.pkl"])
+    order = _byteorder(reader, members, root)
+    prefix = f"{root}data/"
+    begins = offsets(reader, [member for name, member in members.items() if name.startswith(prefix)])
 
-        def find_storage(note: StorageNote, name: str) -> Storage:
-            nbytes = note.nbytes
-            member = members.get(prefix + note.key)
-            if member is None:
-                if nbytes == 0:
-                    return Storage(note.key, 0)
-                raise FileError(reader.name, f"{shortened(name)}: its storage data/{shortened(note.key)} is not there")
-            if member.nbytes < nbytes:
-                raise FileError(
-                    reader.name,
-                    f"{shortened(name)}: its storage should have {nbytes:,} bytes, and has {member.nbytes:,}",
-                )
-            if member.method != STORED or member.flags & 1:
-                return Storage(note.key, nbytes, why_unreadable="its bytes are compressed inside the archive")
-            extent = Extent(reader.path, begins[member.name], nbytes)
-            return Storage(note.key, nbytes, (extent,), None, order)
+    def find_storage(note: StorageNote, name: str) -> Storage:
+        nbytes = note.nbytes
+        member = members.get(prefix + note.key)
+        if member is None:
+            if nbytes == 0:
+                return Storage(note.key, 0)
+            raise FileError(reader.name, f"{shortened(name)}: its storage data/{shortened(note.key)} is not there")
+        if member.nbytes < nbytes:
+            raise FileError(
+                reader.name,
+                f"{shortened(name)}: its storage should have {nbytes:,} bytes, and has {member.nbytes:,}",
+            )
+        if member.method != STORED or member.flags & 1:
+            return Storage(note.key, nbytes, why_unreadable="its bytes are compressed inside the archive")
+        extent = Extent(reader.path, begins[member.name], nbytes)
+        return Storage(note.key, nbytes, (extent,), None, order)
 
-        tree = unpickle.load(pickled, reader.name)
-    return objects.checkpoint(tree, source, NAME, find_storage, budget=4_000_000 + 100 * len(pickled))
+    tree = unpickle.load(pickled, reader.name)
+    return objects.checkpoint(tree, reader.source, NAME, find_storage, budget=4_000_000 + 100 * len(pickled))
 
 
 def _root(reader: Reader, members: dict[str, Member]) -> str:

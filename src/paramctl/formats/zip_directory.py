@@ -40,11 +40,18 @@ class Member(NamedTuple):
 
 
 def directory(reader: Reader) -> dict[str, Member]:
-    """Every member by its name.
+    """Every member by its name; read once for a reader.
 
     Raises:
         FileError: no directory, one that lies outside the file, or names that stand twice.
     """
+    if "members" not in reader.cache:
+        reader.cache["members"] = _directory(reader)
+    found: dict[str, Member] = reader.cache["members"]
+    return found
+
+
+def _directory(reader: Reader) -> dict[str, Member]:
     tail_nbytes = min(reader.nbytes, 22 + 65535 + 20)
     tail = reader.read(reader.nbytes - tail_nbytes, tail_nbytes)
     found = tail.rfind(b"PK\x05\x06")

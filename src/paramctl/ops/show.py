@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from paramctl import select, sharing, values
+from paramctl import sharing, slices, values
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.report import Column, Report
 from paramctl.select import Pick, Selection
@@ -60,7 +60,7 @@ def _row(checkpoint: Checkpoint, pick: Pick, most: int | None) -> tuple[Any, ...
 def _edges(view: Param) -> values.Array:
     """The first and last items along each axis, with one more where some are left out; large parts are not read."""
     if view.numel > READ_WHOLE and view.shape[0] > 1:
-        rows = [_edges(select.sliced(view, (row,), str(row))) for row in _kept(view.shape[0])]
+        rows = [_edges(slices.sliced(view, (row,), str(row))) for row in _kept(view.shape[0])]
         return np.stack(rows)
     array = values.array(view)
     for axis, size in enumerate(view.shape):

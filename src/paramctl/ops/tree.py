@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from paramctl import sharing
@@ -59,8 +59,7 @@ def tree(checkpoint: Checkpoint, selection: Selection, *, fold: bool = True, dep
     for path in _shown_modules(checkpoint, selection):
         grower.node(path)
     sharers = sharing.sharers(selection.chosen)
-    for index, (param, row) in enumerate(zip(selection.chosen, report.rows, strict=True)):
-        grower.add(index, param, row, is_sharer=param.name in sharers)
+    grower.add(report.rows, sharers)
     grower.number(grower.root)
     totals = report.totals
     top = checkpoint.modules.get("")
@@ -111,40 +110,47 @@ class _Grower:
                 found = self.nodes[path] = above.children[label] = _Node(label, path)
         return found
 
-    def add(self, index: int, param: Param, row: tuple[Any, ...], *, is_sharer: bool) -> None:
-        parent, dot, label = param.name.rpartition(".")
-        node = (self.nodes.get(parent) or self.node(parent)) if dot else self.root
-        if node is None:
-            node, label = self.root, param.name
-        tie = row[10]
-        key = (param.shape, row[2], param.kind, param.requires_grad, tie and _relative(tie, param.name))
-        node.leaves.append(_Leaf(label, index, self.shapes.setdefault(key, len(self.shapes))))
-        node.tensors += 1
-        if is_sharer:
-            node.sharers.append(param)
-        else:
-            node.numel += row[3]
-            node.nbytes += row[4]
+    def add(self, rows: Iterable[tuple[Any, ...]], sharers: Container[str]) -> None:
+        """A leaf for each row. Written for speed: there may be ninety thousand."""
+        nodes, shapes = self.nodes, self.shapes
+        for index, (param, row) in enumerate(zip(self.params, rows, strict=True)):
+            name, tie = param.name, row[10]
+            parent, dot, label = name.rpartition(".")
+            node = (nodes.get(parent) or self.node(parent)) if dot else self.root
+            if node is None:
+                node, label = self.root, name
+            key = (param.shape, row[2], param.kind, param.requires_grad, tie and _relative(tie, name))
+            node.leaves.append(_Leaf(label, index, shapes.setdefault(key, len(shapes))))
+            node.tensors += 1
+            if name in sharers:
+                node.sharers.append(param)
+            else:
+                node.numel += row[3]
+                node.nbytes += row[4]
 
     def number(self, node: _Node) -> None:
         """Give the node and all below it the number of their shape, and sum up; siblings are put in natural order."""
-        if len(node.leaves) > 1:
-            node.leaves = _in_order(node.leaves)
-        if len(node.children) > 1:
-            node.children = {child.label: child for child in _in_order(list(node.children.values()))}
-        below = []
-        for child in node.children.values():
+        module = self.modules.get(node.path) if self.modules else None
+        key: Any
+        if len(node.leaves) == 1 and not node.children:
+            label, _, alike = node.leaves[0]
+            key = (module and module.type, label, alike)
+        else:
+            key = (module and module.type, *self.inside(node))
+        node.alike = self.shapes.setdefault(key, len(self.shapes))
+
+    def inside(self, node: _Node) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
+        """The labels and numbers of what is below."""
+        node.leaves = _in_order(node.leaves)
+        children = _in_order(list(node.children.values()))
+        node.children = {child.label: child for child in children}
+        for child in children:
             self.number(child)
-            below.append((child.label, child.alike))
             node.numel += child.numel
             node.nbytes += child.nbytes
             node.tensors += child.tensors
-            if child.sharers:
-                node.sharers = node.sharers + child.sharers
-        leaves = tuple([(leaf.label, leaf.alike) for leaf in node.leaves])
-        module = self.modules.get(node.path) if self.modules else None
-        key = (module.type if module else None, leaves, tuple(below))
-        node.alike = self.shapes.setdefault(key, len(self.shapes))
+            node.sharers += child.sharers
+        return tuple([(leaf.label, leaf.alike) for leaf in node.leaves]), tuple([(c.label, c.alike) for c in children])
 
     # ------------------------------------------------------------------ folding
 
@@ -253,6 +259,8 @@ def _relative(tie: str, name: str) -> tuple[int, str]:
 
 def _in_order(siblings: list[_Sibling]) -> list[_Sibling]:
     """As they came, but those of one stem by their numbers, in the places that they have."""
+    if len(siblings) < 2:
+        return siblings
     stems: dict[str, list[tuple[int, int]]] = {}
     for place, sibling in enumerate(siblings):
         match = _NUMBERED.fullmatch(sibling.label)

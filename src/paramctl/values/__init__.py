@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from paramctl import contents
 from paramctl.checkpoint import Param
-from paramctl.errors import FileError, ParamctlError, shortened
+from paramctl.errors import ParamctlError, shortened
 
 Array = NDArray[Any]
 
@@ -73,33 +73,7 @@ def array(param: Param) -> Array:
 
 def span_bytes(param: Param) -> Any:
     """The bytes of the tensor's span; a view where they are in memory."""
-    start, end = param.span
-    storage = param.storage
-    if storage.data is not None:
-        return storage.data[start:end]
-    if end == start:
-        return b""
-    if storage.why_unreadable or not storage.extents:
-        raise ParamctlError(f"{shortened(param.name)}: {storage.why_unreadable or 'it has a shape, and no values'}")
-    buffer = bytearray(end - start)
-    extent = storage.extents[0]
-    try:
-        descriptor = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _fill(descriptor, memoryview(buffer), extent.offset + start, param)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise FileError(extent.path, (error.strerror or str(error)).lower()) from error
-    return buffer
-
-
-def _fill(descriptor: int, into: memoryview, offset: int, param: Param) -> None:
-    while into:
-        got = os.preadv(descriptor, [into[: 1 << 30]], offset)
-        if not got:
-            raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
-        into, offset = into[got:], offset + got
+    return contents.read(param, *param.span)
 
 
 def nested(values: Array) -> Any:
