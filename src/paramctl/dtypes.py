@@ -56,5 +56,10 @@ DTYPES: dict[str, DType] = {
         DType("quint8", "quantized", 1),
         DType("quint4x2", "quantized", 1, 2),
         DType("quint2x4", "quantized", 1, 4),
+        DType("bits8", "uint", 1),
+        DType("bits16", "uint", 2),
+        DType("bits1x8", "uint", 1),  # torch counts the eight as one element, and likewise below
+        DType("bits2x4", "uint", 1),
+        DType("bits4x2", "uint", 1),
     )
 }

@@ -43,6 +43,7 @@ _DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 def sniff(reader: Reader) -> bool:
     """Whether a file begins with a length and a JSON object. A pickle may seem to, with a length beyond belief."""
+    head = reader.head
     likely = head[:1] != b"\x80" or int.from_bytes(head[:8], "little") <= MOST_HEADER_NBYTES
     return head[8:9] == b"{" and likely
 

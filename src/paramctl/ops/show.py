@@ -8,6 +8,7 @@ import numpy as np
 
 from paramctl import sharing, slices, values
 from paramctl.checkpoint import Checkpoint, Param
+from paramctl.errors import ParamctlError, shortened
 from paramctl.report import Column, Report
 from paramctl.select import Pick, Selection
 
@@ -42,8 +43,16 @@ def show(checkpoint: Checkpoint, selection: Selection, *, most: int | None = Non
     return Report(COLUMNS, rows, totals, checkpoint.source.name, checkpoint.format)
 
 
+MOST_FULL = 1 << 28  # elements that are made into lists
+
+
 def _row(checkpoint: Checkpoint, pick: Pick, most: int | None) -> tuple[Any, ...]:
     view = pick.view
+    if most is None and view.numel > MOST_FULL:
+        raise ParamctlError(
+            f"{shortened(view.name)} has {view.numel:,} elements, too many to print",
+            hint=f"a slice of it: '{shortened(view.name, 60)}[0]'",
+        )
     array = values.array(view) if most is None or view.numel <= most else _edges(view)
     return (
         view.name,
