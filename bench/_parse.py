@@ -29,11 +29,7 @@ def parse_torch_zip(path: str) -> object:
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> type:
-            return (
-                super().find_class(module, name)
-                if (module, name) == ("collections", "OrderedDict")
-                else Swallow
-            )
+            return super().find_class(module, name) if (module, name) == ("collections", "OrderedDict") else Swallow
 
         def persistent_load(self, pid: object) -> object:
             return pid

@@ -127,9 +127,7 @@ def wait(candidate: Candidate, stderr: int) -> tuple[int, resource.struct_rusage
             candidate.argv[0],
             candidate.argv,
             environment(),
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))
-            ],
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))],
         )
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error.filename}: not there; see bench/README.md") from None
@@ -223,9 +221,7 @@ def misses(measurement: Measurement, reference: Measurement) -> list[str]:
         (target.mib, measurement.mib, " MiB"),
     )
     return [
-        f"{actual:.2f}{unit} > {most:g}{unit}"
-        for most, actual, unit in reached
-        if most is not None and actual > most
+        f"{actual:.2f}{unit} > {most:g}{unit}" for most, actual, unit in reached if most is not None and actual > most
     ]
 
 

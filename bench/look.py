@@ -72,9 +72,7 @@ def peers(name: str) -> Iterator[Candidate]:
     }
     for tool, arguments in calls.items():
         if (PEERS / tool).exists() and name.endswith(".safetensors"):
-            yield Candidate(
-                " ".join((tool, *arguments, name)), (str(PEERS / tool), *arguments, str(DATA / name))
-            )
+            yield Candidate(" ".join((tool, *arguments, name)), (str(PEERS / tool), *arguments, str(DATA / name)))
 
 
 def small() -> list[list[Candidate]]:
@@ -151,17 +149,13 @@ def run_part(part: str, rounds: int | None) -> Iterator[str]:
         measurements = measure(candidates, rounds=rounds)
         print(f"\n{table(measurements)}", flush=True)
         for measurement in measurements:
-            yield from (
-                f"{measurement.candidate.name}: {miss}" for miss in misses(measurement, measurements[0])
-            )
+            yield from (f"{measurement.candidate.name}: {miss}" for miss in misses(measurement, measurements[0]))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if none is given")
-    parser.add_argument(
-        "--rounds", type=int, help="runs of each process; each part has its own number otherwise"
-    )
+    parser.add_argument("--rounds", type=int, help="runs of each process; each part has its own number otherwise")
     parsed = parser.parse_args()
     if unknown := set(parsed.parts) - set(PARTS):
         parser.error(f"no part called {', '.join(sorted(unknown))}")

@@ -13,6 +13,7 @@ import pytest
 from paramctl import cli
 from program import ROOT, Result
 
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch):
     """Run the whole program in this process, as in a pipe: `run("ls", path, "-f", "json") -> Result`."""

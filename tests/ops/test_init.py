@@ -270,10 +270,7 @@ def test_default_is_a_fresh_build(run, tmp_path, net):
         lambda: nn.LayerNorm(4),
         lambda: nn.Conv2d(4, 8, 3, groups=2),
         lambda: nn.Bilinear(2, 3, 4),
-        pytest.param(
-            lambda: nn.Linear(4, 3, bias=False),
-            marks=pytest.mark.xfail(reason="formats/objects.py leaves out parameters that are None", strict=False),
-        ),
+        lambda: nn.Linear(4, 3, bias=False),
         lambda: nn.MultiheadAttention(4, 2),
     ],
     ids=["Embedding", "LSTM", "LayerNorm", "Conv2d", "Bilinear", "Linear without bias", "MultiheadAttention"],

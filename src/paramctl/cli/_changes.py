@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from paramctl.checkpoint import Checkpoint
 from paramctl.cli._options import Output, say
 from paramctl.errors import ParamctlError, shortened
 from paramctl.ops.edit import Edit
+from paramctl.plan import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,36 @@ class Writing:
         return source.name
 
 
+def _told(edit: Edit) -> Edit:
+    """The same edit, which says how far it is: on a terminal, after half a second."""
+    if not sys.stderr.isatty():
+        return edit
+    begun, count = time.monotonic(), len(edit.plan.changes)
+
+    def telling(index: int, change: Change) -> Change:
+        compute = change.compute
+        if compute is None or change.after is None:
+            return change
+        name = shortened(change.after.name, 60)
+
+        def run(span: memoryview) -> str:
+            if time.monotonic() - begun > 0.5:
+                print(f"\r\x1b[K{index + 1:,} of {count:,}  {name}", end="", file=sys.stderr, flush=True)
+            did = compute(span)
+            if index + 1 == count:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            return did
+
+        return change._replace(compute=run)
+
+    changes = tuple(telling(index, change) for index, change in enumerate(edit.plan.changes))
+    return edit._replace(plan=edit.plan._replace(changes=changes))
+
+
 def carry_out(edit: Edit, writing: Writing, output: Output, *, notes: tuple[str, ...] = ()) -> None:
     """Write the plan, or rehearse it; then show what each change did."""
     target = writing.target(edit.checkpoint)
+    edit = _told(edit)
     report = edit.write(target) if target else edit.rehearse()
     if target != "-":
         output.show(report)

@@ -201,21 +201,26 @@ def _tile(reader: Reader, entries: list[tuple[str, _Layout, int, int]], nbytes: 
         )
 
 
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"[0-9]+")
 
 
 def naturally(params: Mapping[str, Param]) -> dict[str, Param]:
     """In natural order, layers as 0, 1, 2, 10: the header's own order is that of the writer's sort and says nothing."""
-    steps: dict[str, tuple[tuple[int, str], ...]] = {}  # a name's steps recur; what they sort by is worked out once
+    steps: dict[str, str] = {}  # a few hundred in 90,000 names
 
-    def step_key(step: str) -> tuple[tuple[int, str], ...]:
-        pieces = _DIGITS.split(step)
-        found = tuple((int(p), p) if i % 2 and len(p) < 20 else (-1, p) for i, p in enumerate(pieces))
-        steps[step] = found
-        return found
+    def sortable(step: str) -> str:
+        """A number's digits come behind their count, so that text sorts as numbers do."""
+        steps[step] = _DIGITS.sub(lambda digits: chr(min(len(digits[0]), 31)) + digits[0], step)
+        return steps[step]
 
-    def key(name: str) -> list[tuple[tuple[int, str], ...]]:
-        return [steps.get(step) or step_key(step) for step in name.split(".")]
+    heads: dict[str, str] = {}
+
+    def key(name: str) -> str:
+        head, _, last = name.rpartition(".")
+        known = heads.get(head)
+        if known is None:
+            known = heads[head] = "\0".join([steps.get(step) or sortable(step) for step in head.split(".")])
+        return f"{known}\0{steps.get(last) or sortable(last)}"
 
     return {name: params[name] for name in sorted(params, key=key)}
 
