@@ -36,44 +36,54 @@ class Writing:
             raise ParamctlError(
                 f"{shortened(source.name)}: a definition is code", hint="name a file to write with -o OUT"
             )
-        if str(source.path).startswith("/dev/"):  # standard input, or a pipe that was kept
-            raise ParamctlError(
-                f"--in-place, and the model is {source.name}, no file", hint="-o - writes it to standard output"
-            )
+        if str(source.path).startswith("/dev/"):  # a pipe that was kept
+            what = "standard input" if source.name == "-" else f"{shortened(source.name)}, no file"
+            raise ParamctlError(f"--in-place, and the model is {what}", hint="-o - writes it to standard output")
         return source.name
 
 
-def _told(edit: Edit) -> Edit:
-    """The same edit, which says how far it is: on a terminal, after half a second."""
-    if not sys.stderr.isatty():
-        return edit
-    begun, count = time.monotonic(), len(edit.plan.changes)
+class _Progress:
+    """How far an edit is: said on a terminal, after half a second, and wiped away at the end."""
 
-    def telling(index: int, change: Change) -> Change:
+    def __init__(self, edit: Edit) -> None:
+        self.begun = time.monotonic()
+        self.count = len(edit.plan.changes)
+        self.is_said = False
+
+    def watched(self, edit: Edit) -> Edit:
+        """The same edit, telling before each change."""
+        changes = tuple(self.telling(index, change) for index, change in enumerate(edit.plan.changes))
+        return edit._replace(plan=edit.plan._replace(changes=changes))
+
+    def telling(self, index: int, change: Change) -> Change:
         compute = change.compute
         if compute is None or change.after is None:
             return change
         name = shortened(change.after.name, 60)
 
         def run(span: memoryview) -> str:
-            if time.monotonic() - begun > 0.5:
-                print(f"\r\x1b[K{index + 1:,} of {count:,}  {name}", end="", file=sys.stderr, flush=True)
-            did = compute(span)
-            if index + 1 == count:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            return did
+            if time.monotonic() - self.begun > 0.5:
+                self.is_said = True
+                print(f"\r\x1b[K{index + 1:,} of {self.count:,}  {name}", end="", file=sys.stderr, flush=True)
+            return compute(span)
 
         return change._replace(compute=run)
 
-    changes = tuple(telling(index, change) for index, change in enumerate(edit.plan.changes))
-    return edit._replace(plan=edit.plan._replace(changes=changes))
+    def wipe(self) -> None:
+        """Take the line away."""
+        if self.is_said:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def carry_out(edit: Edit, writing: Writing, output: Output, *, notes: tuple[str, ...] = ()) -> None:
     """Write the plan, or rehearse it; then show what each change did."""
     target = writing.target(edit.checkpoint)
-    edit = _told(edit)
-    report = edit.write(target) if target else edit.rehearse()
+    progress = _Progress(edit)
+    watched = progress.watched(edit) if sys.stderr.isatty() else edit
+    try:
+        report = watched.write(target) if target else watched.rehearse()
+    finally:
+        progress.wipe()
     if target != "-":
         output.show(report)
     for note in notes if target else (*notes, "nothing was written; -o OUT or --in-place writes"):
