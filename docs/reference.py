@@ -19,15 +19,25 @@ os.environ |= {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": 
 
 from paramctl import cli, initializers, plan  # noqa: E402 - typer reads the width when it is imported
 from paramctl.errors import Exit  # noqa: E402
+from paramctl.ops.check import COLUMNS as CHECK  # noqa: E402
 from paramctl.ops.ls import COLUMNS as LS  # noqa: E402
 from paramctl.ops.show import COLUMNS as SHOW  # noqa: E402
 from paramctl.ops.ties import COLUMNS as TIES  # noqa: E402
 
-COLUMNS = {"tree": LS, "ls": LS, "info": (), "show": SHOW, "ties": TIES, "init": plan.COLUMNS, "set": plan.COLUMNS}
+COLUMNS = {
+    "tree": LS,
+    "ls": LS,
+    "info": (),
+    "show": SHOW,
+    "ties": TIES,
+    "init": plan.COLUMNS,
+    "set": plan.COLUMNS,
+    "check": CHECK,
+}
 LISTED = initializers.COLUMNS  # the rows of `init --list`
 STATUSES = {
     Exit.DONE: "it is done",
-    Exit.NO: "the answer is no; none of today's commands asks such a question",
+    Exit.NO: "the answer is no: `check` found a fault",
     Exit.ERROR: "it could not be done: stderr says why, in at most three lines",
     Exit.INTERRUPTED: "interrupted, as by Ctrl-C",
     Exit.CLOSED_PIPE: "whoever read the output went away, as `head` does",

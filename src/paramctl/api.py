@@ -214,3 +214,19 @@ def open(  # noqa: A001 - paramctl.open
     source = model if isinstance(model, Source) else resolve(str(model), arguments=arguments)
     checkpoint = formats.read(source, values=values, seed=seed)
     return Model(rooted(checkpoint, at) if at else checkpoint, root=at, has_values=values)
+
+
+def check(*models: str | Source, arguments: Sequence[str] = (), fast: bool = False) -> Report:
+    """Whether models are whole, safe and finite: a finding a row.
+
+    Args:
+        models: each as MODEL on the command line; none: the default model.
+        arguments: for a definition's callable, each `name=value`.
+        fast: leave checksums and values unread.
+
+    Raises:
+        ParamctlError: one of them is not there.
+    """
+    named = models or (None,)
+    sources = [model if isinstance(model, Source) else resolve(model, arguments=arguments) for model in named]
+    return _report(ops.check.check(sources, fast=fast))

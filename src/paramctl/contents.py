@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import os
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from paramctl.checkpoint import Extent, Param
+from paramctl.checkpoint import Extent, Param, contiguous, is_dense_in_order
 from paramctl.errors import FileError, ParamctlError, shortened
 
 _MOST_INFLATED_NBYTES = 1 << 34
+_WORDS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_LOCATORS: dict[str, str] = {  # packings whose format knows more: `located(param, extent)`, an extent and its strides
+    "torch-save": "paramctl.formats.dcp",
+}
 
 
 def read(param: Param, start: int, end: int) -> Any:
@@ -30,17 +35,16 @@ def read(param: Param, start: int, end: int) -> Any:
     if storage.why_unreadable or not storage.extents:
         raise ParamctlError(f"{shortened(param.name)}: {storage.why_unreadable or 'it has a shape, and no values'}")
     first = storage.extents[0]
-    if len(storage.extents) == 1 and not first.packing and not first.box:
+    if first.box or first.packing in _LOCATORS:
+        return _assembled(param, start, end)
+    if len(storage.extents) == 1 and not first.packing:
         return read_range(param, first.path, first.offset + start, end - start)
     whole = bytearray(storage.nbytes)
     at = 0
     for extent in storage.extents:
         piece = _unpacked(param, extent)
-        if extent.box:
-            _place(param, extent, piece, whole)
-        else:
-            whole[at : at + len(piece)] = piece
-            at += len(piece)
+        whole[at : at + len(piece)] = piece
+        at += len(piece)
     if len(whole) != storage.nbytes:
         raise ParamctlError(f"{shortened(param.name)}: its pieces take {len(whole):,} bytes, not {storage.nbytes:,}")
     return whole if (start, end) == (0, storage.nbytes) else whole[start:end]
@@ -95,20 +99,130 @@ def _unpacked(param: Param, extent: Extent) -> bytes | bytearray:
     return data[extent.skip :]
 
 
-def _place(param: Param, extent: Extent, piece: bytes | bytearray, whole: bytearray) -> None:
-    """Copy a piece of a row-major tensor to where it belongs, a row at a time."""
-    itemsize = param.dtype.block_nbytes
-    sizes = [size for _, size in extent.box]
-    if len(piece) < math.prod(sizes) * itemsize:
-        raise ParamctlError(f"{shortened(param.name)}: a piece of it is {len(piece):,} bytes, too few")
-    row = (sizes[-1] if sizes else 1) * itemsize
-    for at, target in enumerate(_row_starts(param.shape, extent.box)):
-        whole[target * itemsize : target * itemsize + row] = piece[at * row : (at + 1) * row]
+# ----------------------------------------------------------------------------- pieces of a tensor
 
 
-def _row_starts(shape: tuple[int, ...], box: tuple[tuple[int, int], ...]) -> Iterator[int]:
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    outer = [range(start, start + size) for start, size in box[:-1]]
-    last = box[-1][0] if box else 0
-    for indices in itertools.product(*outer):
-        yield last + sum(index * stride for index, stride in zip(indices, strides, strict=False))
+class _Rows(NamedTuple):
+    """A box as rows of bytes that lie together in the whole tensor, and together in the box."""
+
+    nbytes: int  # of a row
+    first: int  # where in the whole the first begins
+    axes: tuple[tuple[int, int], ...]  # how many there are along each outer axis, and how far apart they begin
+
+    @property
+    def rows(self) -> int:
+        return math.prod(count for count, _ in self.axes)
+
+    @property
+    def end(self) -> int:
+        return self.first + sum((count - 1) * by for count, by in self.axes) + self.nbytes
+
+    def starts(self) -> Iterator[int]:
+        """Where each row begins in the whole, from the first on."""
+        for steps in itertools.product(*(range(0, count * by, by) for count, by in self.axes)):
+            yield self.first + sum(steps)
+
+
+def rows(shape: tuple[int, ...], box: tuple[tuple[int, int], ...], itemsize: int) -> _Rows:
+    """The rows of a box that is not empty; as few as may be: axes that the box has whole are taken together."""
+    axis, nbytes = len(box), itemsize
+    while axis and box[axis - 1] == (0, shape[axis - 1]):
+        axis -= 1
+        nbytes *= shape[axis]
+    apart = [math.prod(shape[i + 1 :]) * itemsize for i in range(axis)]
+    first = sum(start * by for (start, _), by in zip(box, apart, strict=False))
+    if axis:
+        nbytes *= box[axis - 1][1]
+    outer = [(size, by) for (_, size), by in zip(box[: max(axis - 1, 0)], apart, strict=False) if size != 1]
+    return _Rows(nbytes, first, tuple(outer))
+
+
+def _assembled(param: Param, start: int, end: int) -> bytearray:
+    """Bytes `start` to `end` of a row-major tensor that lies in boxes; of one that has none of them nothing is read."""
+    extents, itemsize = param.storage.extents, param.dtype.block_nbytes
+    shape = tuple(max(map(sum, along)) for along in zip(*(extent.box for extent in extents), strict=True))
+    found: bytearray | None = None
+    for extent in extents:
+        placing = rows(shape, extent.box, itemsize)
+        if placing.end <= start or placing.first >= end:
+            continue
+        low, high = 0, placing.nbytes * placing.rows
+        if placing.rows == 1:  # of what lies together only the part that is wanted
+            low, high = max(start - placing.first, 0), min(end - placing.first, high)
+        piece = _piece(param, extent, low, high)
+        if high - low == end - start and placing.rows == 1:
+            return piece
+        if found is None:
+            found = bytearray(end - start)
+        if placing.rows == 1:
+            at = placing.first + low - start
+            found[at : at + high - low] = piece
+        elif (start, end) == (0, param.storage.nbytes):
+            _scattered(placing, piece, found)
+        else:
+            _clipped(placing, piece, found, start)
+    return bytearray(end - start) if found is None else found
+
+
+def _piece(param: Param, extent: Extent, low: int, high: int) -> bytearray:
+    """Bytes `low` to `high` of a box's own elements in row-major order."""
+    if not extent.packing:
+        if high > extent.nbytes:
+            raise ParamctlError(f"{shortened(param.name)}: a piece of it is {extent.nbytes:,} bytes, too few")
+        return read_range(param, extent.path, extent.offset + low, high - low)
+    found, stride = importlib.import_module(_LOCATORS[extent.packing]).located(param, extent)
+    sizes = tuple(size for _, size in extent.box)
+    if is_dense_in_order(sizes, stride):
+        return read_range(param, found.path, found.offset + low, high - low)
+    raw = read_range(param, found.path, found.offset, found.nbytes)
+    return _in_order(raw, sizes, stride, param.dtype.block_nbytes)[low:high]
+
+
+def _in_order(raw: bytearray, sizes: tuple[int, ...], stride: tuple[int, ...], itemsize: int) -> bytearray:
+    """Elements that lie by strides, in row-major order."""
+    into = bytearray(math.prod(sizes) * itemsize)
+    axes = zip(sizes, (by * itemsize for by in stride), (by * itemsize for by in contiguous(sizes)), strict=True)
+    _copy(raw, into, 0, [*axes, (itemsize, 1, 1)])
+    return into
+
+
+def _copy(source: bytearray, target: bytearray, first: int, axes: list[tuple[int, int, int]]) -> None:
+    """Copy from strided bytes to strided bytes that begin at `first`; what Python does is the shorter axes.
+
+    An axis is how many, how far apart in the source and in the target; the last are bytes that lie together.
+    """
+    row = axes[-1][0]
+    strides = [by for _, *each in axes[:-1] for by in each]
+    word = math.gcd(8, row, first, *strides)
+    code = _WORDS[word]
+    steps = [(count, here // word, there // word) for count, here, there in axes[:-1]] + [(row // word, 1, 1)]
+    steps.append(steps.pop(max((i for i, step in enumerate(steps) if step[1]), key=lambda i: steps[i][0])))
+    taken = memoryview(source)[: len(source) // word * word].cast(code)
+    given = memoryview(target)[: len(target) // word * word].cast(code)
+    count, here, there = steps.pop()
+    for a, b in zip(_starts(steps, 1), _starts(steps, 2), strict=True):
+        into = first // word + b
+        given[into : into + (count - 1) * there + 1 : there] = taken[a : a + (count - 1) * here + 1 : here]
+
+
+def _starts(steps: list[tuple[int, int, int]], which: Literal[1, 2]) -> Iterator[int]:
+    for indices in itertools.product(*(range(step[0]) for step in steps)):
+        yield sum(index * step[which] for index, step in zip(indices, steps, strict=True))
+
+
+def _scattered(placing: _Rows, piece: bytearray, whole: bytearray) -> None:
+    """Put the rows of a box where they belong."""
+    axes, here = [(placing.nbytes, 1, 1)], placing.nbytes
+    for count, by in reversed(placing.axes):
+        axes.insert(0, (count, here, by))
+        here *= count
+    _copy(piece, whole, placing.first, axes)
+
+
+def _clipped(placing: _Rows, piece: bytearray, part: bytearray, start: int) -> None:
+    """As `_scattered`, for a part of the whole that begins at `start`."""
+    row, end = placing.nbytes, start + len(part)
+    for at, target in enumerate(placing.starts()):
+        low, high = max(start, target), min(end, target + row)
+        if low < high:
+            part[low - start : high - start] = piece[at * row + low - target : at * row + high - target]

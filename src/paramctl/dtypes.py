@@ -61,5 +61,39 @@ DTYPES: dict[str, DType] = {
         DType("bits1x8", "uint", 1),  # torch counts the eight as one element, and likewise below
         DType("bits2x4", "uint", 1),
         DType("bits4x2", "uint", 1),
+        *(DType(f"uint{bits}", "uint", 1) for bits in range(1, 8)),  # torch gives each of these a byte of its own
+        *(DType(f"int{bits}", "int", 1) for bits in range(1, 8)),
+        DType("q4_0", "quantized", 18, 32),  # the blocks of ggml, ggml-common.h
+        DType("q4_1", "quantized", 20, 32),
+        DType("q5_0", "quantized", 22, 32),
+        DType("q5_1", "quantized", 24, 32),
+        DType("q8_0", "quantized", 34, 32),
+        DType("q8_1", "quantized", 36, 32),  # two float16 and 32 int8; gguf-py says 40
+        DType("q2_k", "quantized", 84, 256),
+        DType("q3_k", "quantized", 110, 256),
+        DType("q4_k", "quantized", 144, 256),
+        DType("q5_k", "quantized", 176, 256),
+        DType("q6_k", "quantized", 210, 256),
+        DType("q8_k", "quantized", 292, 256),
+        DType("iq1_s", "quantized", 50, 256),
+        DType("iq1_m", "quantized", 56, 256),
+        DType("iq2_xxs", "quantized", 66, 256),
+        DType("iq2_xs", "quantized", 74, 256),
+        DType("iq2_s", "quantized", 82, 256),
+        DType("iq3_xxs", "quantized", 98, 256),
+        DType("iq3_s", "quantized", 110, 256),
+        DType("iq4_nl", "quantized", 18, 32),
+        DType("iq4_xs", "quantized", 136, 256),
+        DType("tq1_0", "quantized", 54, 256),
+        DType("tq2_0", "quantized", 66, 256),
+        DType("mxfp4", "quantized", 17, 32),
+        DType("nvfp4", "quantized", 36, 64),
+        DType("q1_0", "quantized", 18, 128),
+        DType("q4_0_4_4", "quantized", 18, 32),  # rows of blocks interleaved, and likewise below
+        DType("q4_0_4_8", "quantized", 18, 32),
+        DType("q4_0_8_8", "quantized", 18, 32),
+        DType("iq4_nl_4_4", "quantized", 18, 32),
+        DType("iq4_nl_4_8", "quantized", 18, 32),
+        DType("iq4_nl_8_8", "quantized", 18, 32),
     )
 }

@@ -57,8 +57,6 @@ def sliced(param: Param, items: tuple[Item, ...], text: str) -> Param:
     given = len(items) - (... in items)
     if given > len(param.shape):
         raise SelectError(f"{where}: {given} indices, and it has {len(param.shape)} dimensions")
-    if param.dtype.block_numel > 1:
-        raise SelectError(f"{where}: elements of {param.dtype.name} share bytes and cannot be sliced")
     if ... not in items:
         items = (*items, ...)
     middle = items.index(...)

@@ -7,33 +7,54 @@ in place has `seal(file, source, storages)`, which makes its checksums right aga
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, MissingLibraryError
+from paramctl.formats import zip_directory
 from paramctl.source import Reader, Source
 
-FORMATS: dict[str, str] = {  # in the order in which they are asked
-    "safetensors": "paramctl.formats.safetensors_file",
-    "torch-zip": "paramctl.formats.torch_zip",
-}
-FOLDERS: dict[str, str] = {}  # formats that are a folder: `sniff(source)` and `read(source)`
-DEFINITION = "paramctl.formats.python_model"
 
-_STRANGERS: tuple[tuple[bytes, str], ...] = (
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a torch file of before 1.6, which is not read yet"),
-    (b"GGUF", "a GGUF file, which is not read yet"),
-    (b"\x93NUMPY", "a numpy array, which is not read yet"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"),
-    (b"\x1f\x8b", "compressed by gzip: unpack it with gunzip first"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it with unzstd first"),
-    (b"\xfd7zXZ\x00", "compressed by xz: unpack it with unxz first"),
-    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with git lfs pull"),
-    (b"<!DOCTYPE", "an HTML page, and no checkpoint: the download went wrong"),
-    (b"<html", "an HTML page, and no checkpoint: the download went wrong"),
-    (b"\x80", "a pickle that is no checkpoint of torch"),
-)
+class Format(NamedTuple):
+    """A row: a module, and what a file has that may be of it; what has it is asked with the module's own `sniff`.
+
+    `magic` stands at byte `at`, and of a zip some member's name ends with one of `members`. So a module that has
+    nothing to say is not imported, which would cost 2 ms each.
+    """
+
+    module: str
+    magic: bytes = b""
+    at: int = 0
+    members: tuple[str, ...] = ()
+
+    def may_be(self, reader: Reader) -> bool:
+        if not reader.head[self.at :].startswith(self.magic):
+            return False
+        return not self.members or any(name.endswith(self.members) for name in zip_directory.directory(reader))
+
+
+_ZIP = b"PK\x03\x04"
+_EXPORTED = ("archive_format", "serialized_exported_program.json")
+FORMATS: dict[str, Format] = {  # in the order in which they are asked
+    "gguf": Format("paramctl.formats.gguf", b"GGUF"),  # before safetensors: one of 123 tensors has a "{" at byte 8
+    "npy": Format("paramctl.formats.npy", b"\x93NUMPY"),
+    "safetensors": Format("paramctl.formats.safetensors_file", b"{", 8),
+    "npz": Format("paramctl.formats.npz", _ZIP, members=(".npy",)),
+    "torchscript": Format("paramctl.formats.torchscript", _ZIP, members=("constants.pkl", "model.json")),
+    "torch-export": Format("paramctl.formats.torch_export", _ZIP, members=_EXPORTED),
+    "torch-zip": Format("paramctl.formats.torch_zip", _ZIP),
+    "torch-legacy": Format("paramctl.formats.torch_legacy"),
+    "torch-tar": Format("paramctl.formats.torch_tar", b"ustar", 257),
+    "sharded": Format("paramctl.formats.sharded"),
+}
+FOLDERS: dict[str, str] = {  # formats that are a folder: `sniff(source)` and `read(source)`
+    "dcp": "paramctl.formats.dcp",
+    "folder": "paramctl.formats.folder",
+}
+DEFINITION = "paramctl.formats.python_model"
+STRANGERS = "paramctl.formats.strangers"  # what to say of a file that is none of these
+STRANGER_FOLDERS = "paramctl.formats.stranger_folders"
 
 
 def read(source: Source, *, values: bool = False, seed: int | None = None) -> Checkpoint:
@@ -54,12 +75,21 @@ def read(source: Source, *, values: bool = False, seed: int | None = None) -> Ch
     if source.kind == "folder":
         return _read_folder(source)
     with Reader(source) as reader:
-        for name in FORMATS.values():
-            module = importlib.import_module(name)
+        module = of(reader)
+        if module is None:
+            raise _no_format(reader)
+        found: Checkpoint = module.read(reader)
+        return found
+
+
+def of(reader: Reader) -> ModuleType | None:
+    """The module of the format that a file is of."""
+    for row in FORMATS.values():
+        if row.may_be(reader):
+            module = importlib.import_module(row.module)
             if module.sniff(reader):
-                found: Checkpoint = module.read(reader)
-                return found
-        raise _unknown(source, reader.head)
+                return module
+    return None
 
 
 def _read_folder(source: Source) -> Checkpoint:
@@ -68,7 +98,7 @@ def _read_folder(source: Source) -> Checkpoint:
         if module.sniff(source):
             found: Checkpoint = module.read(source)
             return found
-    raise _folder(source)
+    raise _no_folder(source)
 
 
 def torch_tier(name: str) -> ModuleType:
@@ -85,20 +115,11 @@ def torch_tier(name: str) -> ModuleType:
         raise MissingLibraryError("this needs torch, which is not installed", hint="pip install torch") from None
 
 
-def _folder(source: Source) -> FileError:
-    folder = source.path or Path()
-    try:
-        inside = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".bin", ".pth"))
-    except OSError as error:
-        return FileError(source.name, (error.strerror or str(error)).lower())
-    hint = f"name a file in it: {folder / inside[0]}" if inside else ""
-    return FileError(source.name, "a folder; folders are not read yet", hint=hint)
+def _no_format(reader: Reader) -> FileError:
+    found: FileError = importlib.import_module(STRANGERS).unknown(reader)
+    return found
 
 
-def _unknown(source: Source, head: bytes) -> FileError:
-    if not head:
-        return FileError(source.name, "the file is empty")
-    for magic, what in _STRANGERS:
-        if head.startswith(magic):
-            return FileError(source.name, what)
-    return FileError(source.name, "no checkpoint of a format that is known", hint=f"it begins with {head[:16]!r}")
+def _no_folder(source: Source) -> FileError:
+    found: FileError = importlib.import_module(STRANGER_FOLDERS).unknown(source)
+    return found

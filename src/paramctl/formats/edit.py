@@ -18,11 +18,15 @@ from paramctl.formats import DEFINITION, FORMATS, torch_tier, whole
 from paramctl.plan import Change, Compute, Plan
 
 _SUFFIXES = {  # of files of another format than the one that is written
-    "safetensors": (".pt", ".pth", ".ckpt", ".bin"),
-    "torch-zip": (".safetensors",),
-    "python": (".py",),
+    "safetensors": (".pt", ".pth", ".ckpt", ".bin", ".gguf", ".npy"),
+    "torch-zip": (".safetensors", ".gguf", ".npy"),
+    "torch-legacy": (".safetensors", ".gguf", ".npy"),
+    "torchscript": (".safetensors", ".gguf", ".npy"),
+    "gguf": (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npy"),
+    "npy": (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".gguf"),
+    "python": (".py", ".gguf", ".npy"),
 }
-_STRANGE_SUFFIXES = (".gguf", ".npz", ".npy", ".h5", ".onnx")
+_STRANGE_SUFFIXES = (".npz", ".h5", ".onnx")
 
 
 def rehearse(checkpoint: Checkpoint, plan: Plan) -> Plan:
@@ -65,8 +69,9 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
         definition.write(checkpoint, target)
         return done
     path = checkpoint.source.path
-    module = importlib.import_module(FORMATS[checkpoint.format])
-    if path is None or not hasattr(module, "seal"):
+    row = FORMATS.get(checkpoint.format)
+    module = importlib.import_module(row.module) if row else None
+    if path is None or module is None or not hasattr(module, "seal"):
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
     changed: dict[str, Storage] = {}
     with whole.replacing(target, nbytes=path.stat().st_size) as file:

@@ -17,16 +17,20 @@ MOST_KEY_PARTS = 1000
 
 
 class StorageNote(NamedTuple):
-    """A storage as the pickle names it: `numel` elements of `dtype`, or bytes where `dtype` is None."""
+    """A storage as the pickle names it: `numel` elements of `dtype`, or bytes where `dtype` is None.
+
+    Blocks count as one element here: torch's storages are of items, and `torch.quint4x2` has items of a byte.
+    """
 
     key: str
     dtype: DType | None
     numel: int
     location: str
+    view: tuple[int, int] | None = None  # before torch 0.4: elements (start, size) of it are a storage of their own
 
     @property
     def nbytes(self) -> int:
-        return self.dtype.nbytes(self.numel) if self.dtype else self.numel
+        return self.dtype.block_nbytes * self.numel if self.dtype else self.numel
 
 
 class TensorNote(NamedTuple):
@@ -172,6 +176,16 @@ class StandIn:
         return type(self).qualified.rpartition(".")[2]
 
 
+class Mesh(StandIn):
+    """A DeviceMesh: its tensors number the ranks, stand in every DTensor, and are nobody's parameters."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        is_dict = isinstance(state, dict)
+        self.state = {key: value for key, value in state.items() if type(value) is not TensorNote} if is_dict else None
+
+
 @lru_cache(maxsize=64)
 def stand_in(qualified: str) -> type[StandIn]:
     """A class that stands for the one called `qualified`."""
@@ -184,6 +198,45 @@ def standing_for(qualified: str, args: tuple[Any, ...], state: Any = None) -> St
     made.args = args
     made.state = state
     return made
+
+
+class OldVariable:
+    """A `Variable` or `Parameter` as it was pickled before torch 0.4: the class called with its tensor, and a state.
+
+    Source: torch/_tensor.py, `Tensor.__setstate__`, which still takes both states.
+    """
+
+    __slots__ = ("note",)
+    qualified = "torch.autograd.variable.Variable"
+    kind: ParamKind = "tensor"
+
+    note: TensorNote | None
+
+    def __new__(cls, data: Any = None, requires_grad: Any = None, *_: Any) -> Self:
+        self = object.__new__(cls)
+        self.note = None
+        self.hold(data, cls.kind == "parameter" if requires_grad is None else requires_grad)
+        return self
+
+    def hold(self, data: Any, requires_grad: Any) -> None:
+        given = data.note if isinstance(data, OldVariable) else data
+        if type(given) is TensorNote:
+            cls = "Parameter" if self.kind == "parameter" else given.cls
+            self.note = given._replace(kind=self.kind, cls=cls, requires_grad=requires_grad is True)
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is tuple and len(state) == 5:
+            self.hold(state[0], state[3])
+        elif type(state) is tuple and len(state) == 3:
+            self.hold(self.note, state[0])
+        elif self.note is not None:
+            self.note = self.note._replace(state=state or None)
+
+
+class OldParameter(OldVariable):
+    __slots__ = ()
+    qualified = "torch.nn.parameter.Parameter"
+    kind = "parameter"
 
 
 class Name:
@@ -200,6 +253,14 @@ class Name:
         raise ValueError(f"a state for {self.text}, which has none")
 
 
+class UnknownTensorError(Exception):
+    """A tensor of a dtype or storage of which this program has not heard, and which is told as a stand-in."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__()
+        self.facts = facts
+
+
 class Function:
     """A function of ours that a pickle may call, and may not reach into."""
 
@@ -209,7 +270,10 @@ class Function:
         self.make = make
 
     def __call__(self, *args: Any) -> Any:
-        return self.make(*args)
+        try:
+            return self.make(*args)
+        except UnknownTensorError as error:
+            return standing_for("torch.Tensor", (), error.facts)
 
     def __setstate__(self, state: Any) -> None:
         raise ValueError("a state for a function, which has none")

@@ -14,7 +14,7 @@ from typing import Any
 
 from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage, reach
 from paramctl.errors import FileError, shortened
-from paramctl.formats.notes import Dict, Name, StandIn, StorageNote, TensorNote
+from paramctl.formats.notes import Dict, Name, OldParameter, OldVariable, StandIn, StorageNote, TensorNote
 from paramctl.formats.unpickle import NumpyArray
 from paramctl.source import Source
 
@@ -123,20 +123,22 @@ class _Walk:
     def entries(self, items: Items, prefix: str) -> Generator[tuple[Any, str], Any, list[tuple[str, Any]]]:
         """What is left of each item of a container, where anything is. `prefix`: its path and a dot, if it has one."""
         kept: list[tuple[str, Any]] = []
-        for name, item in items:
-            kind = type(item)
+        for name, given in items:
+            item, kind = given, type(given)
+            if kind in _HOLDERS:
+                item = _noted(given)
+                kind = type(item)
             if self.aside and id(item) in self.registered:
                 continue  # an LSTM's list of its own weights, a child that is in a list too: no more than a reference
             if kind is TensorNote:
                 self.add(item, prefix + name)
                 if isinstance(item.state, (dict, StandIn)) or type(item.state) is tuple:
-                    yield item.state, prefix + name
+                    left = yield item.state, prefix + name
+                    if isinstance(item.state, StandIn):  # how a quantized tensor is read, which is part of its value
+                        kept.append((name, left))
                 continue
             if kind is NumpyArray:
-                if item.note is not None:
-                    self.add(item.note, prefix + name)
-                    continue
-                item = item.text if item.objects is None else item.objects  # noqa: PLW2901
+                item = item.text if item.objects is None else item.objects
             if isinstance(item, _CONTAINERS) and kind is not StorageNote:
                 left = (yield item, prefix + name) if item else type(item)()
             else:
@@ -191,7 +193,7 @@ class _Walk:
         self.registered.add(id(value))
         for part, kind in _KINDS:
             absent = yield from self.entries(self.registering(kind, state.get(part)), prefix)
-            hyperparameters.update(pair for pair in absent if pair[1] is None)  # `Linear(…, bias=False)`
+            hyperparameters.update((name, _class_of(left)) for name, left in absent)
         yield from self.entries(_named(state.get("_modules")), prefix)
         rest = ((name, item) for name, item in _named(state) if name not in _MODULE_PARTS)
         self.aside += 1
@@ -201,7 +203,8 @@ class _Walk:
         return _NOTHING
 
     def registering(self, kind: ParamKind, mapping: Any) -> Items:
-        for name, item in _named(mapping):
+        for name, given in _named(mapping):
+            item = _noted(given)
             if type(item) is TensorNote:
                 cls = "Parameter" if kind == "parameter" and item.cls == "Tensor" else item.cls
                 self.registered.add(id(item))
@@ -215,6 +218,17 @@ class _Walk:
                 inner = prefix + key if key else prefix[:-1]
                 self.spend(1 + len(inner))
                 self.modules.setdefault(inner, Module(inner))
+
+
+def _noted(item: Any) -> Any:
+    """The tensor that an array or an old Variable holds; else the item itself."""
+    held = item.note if type(item) in _HOLDERS else None
+    return item if held is None else held
+
+
+def _class_of(left: Any) -> Any:
+    """What stands where a parameter would: None for `Linear(…, bias=False)`, the class's name for a lazy one."""
+    return left.get("class", "").rpartition(".")[2] if isinstance(left, dict) else left
 
 
 def _is_module(value: StandIn) -> bool:
@@ -231,10 +245,11 @@ def _paired(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
         if type(key) is str:
             yield key, item
         else:  # an optimizer's state is by its parameters: their positions name them, as in its `state_dict()`
-            yield str(i) if type(key) is TensorNote else str(_told(key)), item
+            yield str(i) if type(_noted(key)) is TensorNote else str(_told(key)), item
 
 
 _PLAIN = frozenset((str, float, bool, type(None)))
+_HOLDERS = frozenset((NumpyArray, OldVariable, OldParameter))
 _CONTAINERS = (dict, list, tuple, StandIn)
 _MOST_BITS = 10_000  # of an integer that is told in digits; Python itself refuses beyond 4,300 of them
 
@@ -252,7 +267,7 @@ def _told(value: Any) -> Any:
         return f"a storage of {value.nbytes:,} bytes"
     if kind is tuple:
         return "(" + ", ".join(_part(item) for item in value[:8]) + ("" if len(value) <= 8 else ", …") + ")"
-    if isinstance(value, type) and issubclass(value, StandIn):
+    if isinstance(value, type) and issubclass(value, (StandIn, OldVariable)):
         return value.qualified
     if isinstance(value, StandIn):
         return kind.qualified

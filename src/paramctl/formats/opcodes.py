@@ -36,6 +36,14 @@ _REFUSED = {
 }
 
 
+class UnfinishedError(FileError):
+    """The bytes end inside the pickle. `wanted`: at least so many are needed to go on."""
+
+    def __init__(self, file: object, what: str, *, wanted: int, hint: str = "") -> None:
+        super().__init__(file, what, hint=hint)
+        self.wanted = wanted
+
+
 class Walked(NamedTuple):
     """A pickle whose dicts and sets are to be taken from `fresh`, one after another, as its buffers."""
 
@@ -58,6 +66,7 @@ def walk(data: bytes, name: str) -> Walked:
     """Go over the opcodes to the STOP.
 
     Raises:
+        UnfinishedError: the bytes end before the STOP.
         FileError: an opcode that is none, an argument that runs past the end, a memo index beyond the pickle's size.
     """
     run = _plain_run(len(data)).match
@@ -82,28 +91,31 @@ def walk(data: bytes, name: str) -> Walked:
             for _ in range(_LINES[opcode]):
                 at = data.find(b"\n", at + 1)
                 if at < 0:
-                    raise FileError(name, "the pickle ends inside a line", hint=_DAMAGED)
+                    raise UnfinishedError(name, "the pickle ends inside a line", wanted=end + 1, hint=_DAMAGED)
             at += 1
         elif opcode == _FROZENSET:
             safe[at] = _TUPLE
             at += 1
         elif opcode == b"p":
             newline = data.find(b"\n", at, at + 24)
+            if newline < 0 and at + 24 > end:
+                raise UnfinishedError(name, f"the pickle ends inside the opcode at byte {at:,}", wanted=at + 24)
             if newline < 0 or not data[at + 1 : newline].isdigit() or int(data[at + 1 : newline]) > end:
                 raise FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
             at = newline + 1
         elif opcode == b".":
             return Walked(safe, fresh, at + 1)
         elif opcode:
-            raise FileError(name, _what_is_wrong(opcode, at, end))
-    raise FileError(name, f"the pickle ends without its STOP, after {end:,} bytes", hint=_DAMAGED)
+            raise _wrong(name, opcode, at, end)
+    what = f"the pickle ends without its STOP, after {end:,} bytes"
+    raise UnfinishedError(name, what, wanted=max(at, end) + 1, hint=_DAMAGED)
 
 
-def _what_is_wrong(opcode: bytes, at: int, end: int) -> str:
+def _wrong(name: str, opcode: bytes, at: int, end: int) -> FileError:
     if opcode in _REFUSED:
-        return f"the pickle {_REFUSED[opcode]} at byte {at:,}"
+        return FileError(name, f"the pickle {_REFUSED[opcode]} at byte {at:,}")
     if opcode == b"r" and at + 5 <= end:
-        return f"the pickle has a memo index at byte {at:,} that it cannot fill"
+        return FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
     if opcode in (b"K", b"h", b"q", b"\x80", b"M", b"J", b"j", b"G", b"\x95", b"r"):
-        return f"the pickle ends inside the opcode at byte {at:,}"
-    return f"the pickle has no opcode {opcode!r} (byte {at:,})"
+        return UnfinishedError(name, f"the pickle ends inside the opcode at byte {at:,}", wanted=end + 1)
+    return FileError(name, f"the pickle has no opcode {opcode!r} (byte {at:,})")

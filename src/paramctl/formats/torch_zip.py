@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import BinaryIO, Literal
 
 from paramctl.checkpoint import Checkpoint, Extent, Storage
 from paramctl.errors import FileError, shortened
 from paramctl.formats import objects, unpickle
 from paramctl.formats.notes import StorageNote
-from paramctl.formats.zip_directory import STORED, Member, contents, directory, offsets
+from paramctl.formats.zip_directory import DEFLATED, STORED, Member, contents, directory, offsets
 from paramctl.source import Reader, Source
 
 NAME = "torch-zip"
@@ -37,44 +37,61 @@ def read(reader: Reader) -> Checkpoint:
     members = directory(reader)
     root = _root(reader, members)
     pickled = contents(reader, members[f"{root}data.pkl"])
-    order = _byteorder(reader, members, root)
-    prefix = f"{root}data/"
-    begins = offsets(reader, [member for name, member in members.items() if name.startswith(prefix)])
+    find_storage = finder(reader, members, f"{root}data/", byteorder(reader, members, root))
+    tree = unpickle.load(pickled, reader.name)
+    return objects.checkpoint(tree, reader.source, NAME, find_storage, budget=4_000_000 + 100 * len(pickled))
+
+
+def finder(
+    reader: Reader, members: dict[str, Member], folder: str, order: Literal["little", "big"]
+) -> objects.FindStorage:
+    """What finds the storages of a pickle among the members in `folder`, which ends with a slash."""
+    begins = offsets(reader, [member for name, member in members.items() if name.startswith(folder)])
+    said = folder.rstrip("/").rpartition("/")[2]
 
     def find_storage(note: StorageNote, name: str) -> Storage:
         nbytes = note.nbytes
-        member = members.get(prefix + note.key)
+        member = members.get(folder + note.key)
         if member is None:
             if nbytes == 0:
                 return Storage(note.key, 0)
-            raise FileError(reader.name, f"{shortened(name)}: its storage data/{shortened(note.key)} is not there")
+            raise FileError(reader.name, f"{shortened(name)}: its storage {said}/{shortened(note.key)} is not there")
         if member.nbytes < nbytes:
             raise FileError(
                 reader.name,
                 f"{shortened(name)}: its storage should have {nbytes:,} bytes, and has {member.nbytes:,}",
             )
-        if member.method != STORED or member.flags & 1:
-            return Storage(note.key, nbytes, why_unreadable="its bytes are compressed inside the archive")
-        extent = Extent(reader.path, begins[member.name], nbytes)
-        return Storage(note.key, nbytes, (extent,), None, order)
+        return stored(reader, member, begins[member.name], key=note.key, nbytes=nbytes, order=order)
 
-    tree = unpickle.load(pickled, reader.name)
-    return objects.checkpoint(tree, reader.source, NAME, find_storage, budget=4_000_000 + 100 * len(pickled))
+    return find_storage
+
+
+def stored(
+    reader: Reader, member: Member, begin: int, *, key: str, nbytes: int, order: Literal["little", "big"]
+) -> Storage:
+    """The first `nbytes` of a member, whose bytes begin at `begin`, as a storage."""
+    if member.flags & 1:
+        return Storage(key, nbytes, why_unreadable="its bytes are encrypted inside the archive")
+    if member.method not in (STORED, DEFLATED):
+        why = f"its bytes are compressed inside the archive, by method {member.method}"
+        return Storage(key, nbytes, why_unreadable=why)
+    if member.method == STORED:
+        extent = Extent(reader.path, begin, nbytes)
+    else:
+        extent = Extent(reader.path, begin, member.stored_nbytes, "deflate")
+    return Storage(key, nbytes, (extent,), None, order)
 
 
 def _root(reader: Reader, members: dict[str, Member]) -> str:
     names = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if not names:
-        if any(name.endswith(".npy") for name in members):
-            raise FileError(reader.name, "an npz archive, which is not read yet")
-        raise FileError(reader.name, "a zip archive, and no checkpoint: it has no data.pkl")
-    root = min(names, key=len)[: -len("data.pkl")]
-    if f"{root}constants.pkl" in members:
-        raise FileError(reader.name, "a TorchScript archive, which is not read yet")
-    return root
+        from paramctl.formats import strangers  # noqa: PLC0415 - 2 ms that only a stranger pays
+
+        raise strangers.archive(reader.name, "zip", members)
+    return min(names, key=len)[: -len("data.pkl")]
 
 
-def _byteorder(reader: Reader, members: dict[str, Member], root: str) -> Literal["little", "big"]:
+def byteorder(reader: Reader, members: dict[str, Member], root: str) -> Literal["little", "big"]:
     member = members.get(f"{root}byteorder")
     said = contents(reader, member) if member is not None and member.nbytes < 16 else b"little"
     return "big" if said == b"big" else "little"
@@ -88,17 +105,28 @@ def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
         source: the file that it was copied from.
         storages: those whose bytes were changed.
     """
-    changed = {storage.extents[0].offset for storage in storages if storage.extents}
     with Reader(source) as reader:
-        members = directory(reader)
-        begins = offsets(reader, members.values())
-        for name, member in members.items():
-            if begins[name] in changed and member.nbytes:
-                crc = struct.pack("<I", _crc(file, begins[name], member.nbytes))
-                _write(file, member.central_offset + 16, crc)
-                _write(file, member.header_offset + 14, crc) if not member.flags & 8 else _descriptor(
-                    file, begins[name] + member.stored_nbytes, crc
-                )
+        reseal(file, reader, {storage.extents[0].offset for storage in storages if storage.extents})
+
+
+def reseal(file: BinaryIO, reader: Reader, changed: Collection[int], *, base: int = 0) -> None:
+    """Make the checksums of the members right whose bytes begin at an offset in `changed`.
+
+    Args:
+        file: the new file.
+        reader: the archive as it was.
+        changed: offsets in the archive.
+        base: where the archive begins in the file.
+    """
+    members = directory(reader)
+    begins = offsets(reader, members.values())
+    for name, member in members.items():
+        if begins[name] in changed and member.nbytes:
+            crc = struct.pack("<I", _crc(file, base + begins[name], member.nbytes))
+            _write(file, base + member.central_offset + 16, crc)
+            _write(file, base + member.header_offset + 14, crc) if not member.flags & 8 else _descriptor(
+                file, base + begins[name] + member.stored_nbytes, crc
+            )
 
 
 def _descriptor(file: BinaryIO, at: int, crc: bytes) -> None:

@@ -17,23 +17,29 @@ import pickle
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from types import FunctionType
+from typing import Any, Literal, NamedTuple
 
-from paramctl.checkpoint import ParamKind, contiguous
+from paramctl.checkpoint import ParamKind, contiguous, reach
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
+from paramctl.formats import composites
 from paramctl.formats.notes import (
     Allowance,
     Dict,
     Function,
+    Mesh,
     Name,
+    OldParameter,
+    OldVariable,
     Set,
     StandIn,
     StorageNote,
     TensorNote,
+    UnknownTensorError,
     standing_for,
 )
-from paramctl.formats.opcodes import walk
+from paramctl.formats.opcodes import Walked, walk
 
 MOST_DIMS = 1000
 _MOST = 1 << 63  # torch's sizes, strides and counts of elements are int64
@@ -81,6 +87,8 @@ def _geometry(size: Any, stride: Any) -> tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _typed(storage: Any, dtype: DType | None, offset: Any, size: Any, stride: Any, requires_grad: Any) -> TensorNote:
+    if isinstance(storage, StandIn):
+        raise UnknownTensorError({"storage": type(storage).qualified, "size": _dims(size)})
     if type(storage) is not StorageNote:
         raise ValueError("a tensor without a storage")
     found = dtype or storage.dtype
@@ -89,6 +97,11 @@ def _typed(storage: Any, dtype: DType | None, offset: Any, size: Any, stride: An
     if type(offset) is not int or not 0 <= offset < _MOST:
         raise ValueError(f"a storage offset of {_said(offset)}")
     shape, by = _geometry(size, stride)
+    if storage.view is not None:
+        start, numel = storage.view
+        if 0 not in shape and offset + reach(shape, by)[1] > numel:
+            raise ValueError(f"a tensor beyond its {numel:,} elements of storage {shortened(storage.key)}")
+        offset += start
     return TensorNote(storage, found, offset, shape, by, requires_grad if type(requires_grad) is bool else None)
 
 
@@ -100,59 +113,107 @@ def _lazily(note: TensorNote, metadata: Any) -> TensorNote:
     return note._replace(lazy=" and ".join(found))
 
 
-def _dtype_of(dtype: Any) -> DType:
+def _dtype_of(dtype: Any, size: Any) -> DType:
     if type(dtype) is Name and dtype.dtype is not None:
         return dtype.dtype
-    said = dtype.qualified if isinstance(dtype, type) and issubclass(dtype, StandIn) else type(dtype).__name__
-    raise ValueError(f"a tensor of dtype {said}, which is not known")
+    if isinstance(dtype, type) and issubclass(dtype, StandIn):
+        raise UnknownTensorError({"dtype": dtype.qualified, "size": _dims(size)})
+    raise ValueError(f"a tensor of dtype {type(dtype).__name__}, which is not known")
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> TensorNote:
+def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> TensorNote:
     return _typed(storage, None, offset, size, stride, False)
 
 
 def _rebuild_tensor_v2(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, _hooks: Any = None, metadata: Any = None
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    _hooks: Any = None,
+    metadata: Any = None,
+    *_more: Any,
 ) -> TensorNote:
     note = _typed(storage, None, offset, size, stride, requires_grad)
     return note if metadata is None else _lazily(note, metadata)
 
 
 def _rebuild_tensor_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, _hooks: Any, dtype: Any, metadata: Any = None
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    _hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+    *_more: Any,
 ) -> TensorNote:
-    return _lazily(_typed(storage, _dtype_of(dtype), offset, size, stride, requires_grad), metadata)
+    return _lazily(_typed(storage, _dtype_of(dtype, size), offset, size, stride, requires_grad), metadata)
 
 
 def _rebuild_qtensor(
-    storage: Any, offset: Any, size: Any, stride: Any, _quantizer: Any, requires_grad: Any, _hooks: Any
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    quantizer: Any,
+    requires_grad: Any,
+    _hooks: Any,
+    *_more: Any,
 ) -> TensorNote:
-    return _typed(storage, None, offset, size, stride, requires_grad)
+    note = _typed(storage, None, offset, size, stride, requires_grad)
+    return note._replace(state=composites.quantizer(quantizer))
 
 
 def _rebuild_meta_tensor_no_storage(dtype: Any, size: Any, stride: Any, requires_grad: Any) -> TensorNote:
-    return TensorNote(None, _dtype_of(dtype), 0, *_geometry(size, stride), requires_grad is True)
+    return TensorNote(None, _dtype_of(dtype, size), 0, *_geometry(size, stride), requires_grad is True)
 
 
-def _rebuild_parameter(data: Any, requires_grad: Any = None, _hooks: Any = None, state: Any = None) -> Any:
+def _rebuild_parameter(data: Any, requires_grad: Any = None, _hooks: Any = None, state: Any = None, *_more: Any) -> Any:
+    if isinstance(data, StandIn):
+        return composites.with_state(data, {"requires_grad": requires_grad}, state)
     if type(data) is not TensorNote:
         return standing_for("torch.nn.parameter.Parameter", (data,), {"requires_grad": requires_grad})
-    return data._replace(kind="parameter", cls="Parameter", requires_grad=requires_grad is True, state=state or None)
+    made = data._replace(kind="parameter", cls="Parameter", requires_grad=requires_grad is True)
+    return composites.attributed(made, state)
+
+
+def _rebuild_device_tensor(data: Any, _dtype: Any, _device: Any, requires_grad: Any) -> Any:
+    """A tensor of a device without storages, saved as one of the CPU or as a numpy array."""
+    note = data.note if isinstance(data, NumpyArray) else data
+    if type(note) is not TensorNote:
+        return standing_for("torch.Tensor", (data,))
+    return note._replace(cls="Tensor", requires_grad=requires_grad is True)
 
 
 def _rebuild_from_type(function: Any, cls: Any, args: Any, state: Any = None) -> Any:
     ours = type(function) is Function and function.make in _OURS and isinstance(args, tuple)
     made = function(*args) if ours else None
+    if isinstance(made, StandIn):
+        return composites.with_state(made, state, cls=cls)
     if type(made) is not TensorNote:
         qualified = getattr(cls, "qualified", "torch.Tensor")
         return standing_for(qualified, args if isinstance(args, tuple) else (args,), state)
-    name = getattr(cls, "qualified", "Tensor").rpartition(".")[2]
+    name = composites.qualified(cls, "Tensor").rpartition(".")[2]
+    if name == "Tensor" and isinstance(state, dict) and state.get("_is_buffer") is True:
+        name = "Buffer"  # torch.nn.Buffer's metaclass looks at this attribute too
     kinds: dict[str, ParamKind] = {"Parameter": "parameter", "Buffer": "buffer"}
-    return made._replace(cls=name, kind=kinds.get(name, made.kind), state=state or None)
+    return composites.attributed(made._replace(cls=name, kind=kinds.get(name, made.kind)), state)
 
 
 def _reduce_graph_module(body: Any, _import_block: Any = None) -> Any:
     return standing_for("torch.fx.graph_module.GraphModule", (), body)
+
+
+def _given(value: Any, _type: Any = None) -> Any:
+    """What TorchScript's pickler says of a container is its type, which is nothing to us."""
+    return value
+
+
+def _layout(text: Any) -> Name:
+    return Name(text if type(text) is str and len(text) < 64 else "a layout")
 
 
 def _device(kind: Any, index: Any = None) -> str:
@@ -161,12 +222,17 @@ def _device(kind: Any, index: Any = None) -> str:
 
 
 _OURS: tuple[Callable[..., Any], ...] = (
-    _rebuild_tensor,
+    rebuild_tensor,
     _rebuild_tensor_v2,
     _rebuild_tensor_v3,
     _rebuild_qtensor,
     _rebuild_meta_tensor_no_storage,
     _rebuild_parameter,
+    composites.sparse,
+    composites.nested,
+    composites.jagged,
+    composites.wrapper,
+    _rebuild_device_tensor,
 )
 
 # ----------------------------------------------------------------------------- numpy
@@ -293,7 +359,7 @@ def _table() -> dict[tuple[str, str], Any]:
         ("copy_reg", "_reconstructor"): _reconstructed,
         ("torch", "Size"): _dims,
         ("torch", "device"): _device,
-        ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
         ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
         ("torch._utils", "_rebuild_qtensor"): _rebuild_qtensor,
@@ -302,11 +368,28 @@ def _table() -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
         ("torch._tensor", "_rebuild_from_type"): _rebuild_from_type,
         ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+        ("torch._utils", "_rebuild_sparse_tensor"): composites.sparse,
+        ("torch._utils", "_rebuild_sparse_csr_tensor"): composites.sparse,
+        ("torch._utils", "_rebuild_nested_tensor"): composites.nested,
+        ("torch.nested._internal.nested_tensor", "_rebuild_njt"): composites.jagged,
+        ("torch._utils", "_rebuild_wrapper_subclass"): composites.wrapper,
+        ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _rebuild_device_tensor,
+        ("torch._utils", "_rebuild_device_tensor_from_numpy"): _rebuild_device_tensor,
+        ("torch._utils", "_rebuild_xla_tensor"): _rebuild_device_tensor,
+        ("torch.serialization", "_get_layout"): _layout,
+        ("torch.nn.parameter", "Parameter"): OldParameter,
+        ("torch.autograd.variable", "Variable"): OldVariable,
+        ("torch.distributed.device_mesh", "DeviceMesh"): Mesh,
+        ("torch.distributed._tensor.device_mesh", "DeviceMesh"): Mesh,
         ("torch.fx.graph_module", "reduce_graph_module"): _reduce_graph_module,
         ("torch.storage", "UntypedStorage"): Name("torch.UntypedStorage", is_storage=True),
         ("torch", "UntypedStorage"): Name("torch.UntypedStorage", is_storage=True),
+        ("torch", "_UntypedStorage"): Name("torch.UntypedStorage", is_storage=True),
+        ("torch.storage", "_UntypedStorage"): Name("torch.UntypedStorage", is_storage=True),
         ("numpy", "dtype"): NumpyDType,
     }
+    for name in ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist", "restore_type_tag"):
+        table["torch.jit._pickle", name] = _given
     for module in ("builtins", "__builtin__"):
         table[module, "dict"] = Dict
     for module in ("numpy.core", "numpy._core"):
@@ -316,10 +399,11 @@ def _table() -> dict[tuple[str, str], Any]:
     for name, dtype in _STORAGES.items():
         for module in ("torch", "torch.storage", "torch.cuda"):
             table[module, name] = Name(f"torch.{name}", DTYPES[dtype], is_storage=True)
+    for name in ("UninitializedParameter", "UninitializedBuffer"):
+        table["torch.nn.parameter", name] = partial(composites.uninitialized, f"torch.nn.parameter.{name}")
     for name, found in DTYPES.items():
         table["torch", name] = Name(f"torch.{name}", found)
-    is_function = type(_table)
-    return {key: Function(made) if type(made) is is_function else made for key, made in table.items()}
+    return {key: Function(made) if isinstance(made, (FunctionType, partial)) else made for key, made in table.items()}
 
 
 _TABLE = _table()
@@ -329,15 +413,18 @@ for _module in ("builtins", "__builtin__"):
     _COPYING[_module, "set"] = _COPYING[_module, "frozenset"] = partial(_copied, Set)
 
 
+PersistentLoad = Callable[[Any], Any]
+
+
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, name: str) -> None:
-        walked = walk(data, name)
+    def __init__(self, walked: Walked, persistent: PersistentLoad | None) -> None:
         file = io.BufferedReader(io.BytesIO(walked.data))  # it reads ahead: a third faster
         fresh = (make() for make in walked.fresh)
         super().__init__(file, encoding="utf-8", errors="surrogateescape", buffers=fresh)
-        self._spend = Allowance(1000 + 8 * len(data)).spend
+        self._persistent = persistent
+        self._spend = Allowance(1000 + 8 * walked.end).spend
         self._found: dict[tuple[str, str], Any] = {}
-        self._storages: dict[str, StorageNote] = {}
+        self.storages: dict[str, StorageNote] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._found.get((module, name))
@@ -350,23 +437,45 @@ class _Unpickler(pickle.Unpickler):
         if copying is not None:
             return Function(partial(copying, self._spend))
         made = _TABLE.get((module, name), StandIn)
-        if made is not Dict and made is not StandIn:
+        if made not in (Dict, StandIn, Mesh):
             return made
-        space = {"qualified": f"{module}.{name}", "spend": self._spend} | ({"__slots__": ()} if made is StandIn else {})
+        space = {"qualified": f"{module}.{name}", "spend": self._spend} | ({} if made is Dict else {"__slots__": ()})
         return type(made.__name__, (made,), space)
 
-    def persistent_load(self, pid: Any) -> StorageNote:
+    def persistent_load(self, pid: Any) -> Any:
+        if self._persistent is not None:
+            return self._persistent(pid)
+        if pid[0] == "module":  # ("module", class, source file, source)
+            return pid[1]
         kind, storage_type, key, location, numel = pid[:5]
+        if kind == "storage" and isinstance(storage_type, type) and issubclass(storage_type, StandIn):
+            return standing_for(storage_type.qualified, (key, location, numel))
         if kind != "storage" or type(storage_type) is not Name or not storage_type.is_storage:
             raise ValueError("a persistent id that names no storage")
         if type(numel) is not int or not 0 <= numel < _MOST:
             raise ValueError(f"a storage of {_said(numel)} elements")
         name = str(key) if type(key) is str or (type(key) is int and abs(key) < _MOST) else ""
         note = StorageNote(name, storage_type.dtype, numel, location if type(location) is str else "")
-        known = self._storages.setdefault(name, note)
+        known = self.storages.setdefault(name, note)
         if known is not note and known.nbytes != note.nbytes:
             raise ValueError(f"storage {shortened(name)} with {known.nbytes:,} and with {note.nbytes:,} bytes")
-        return note
+        return note if len(pid) < 6 or pid[5] is None else storage_view(note, *pid[5][1:])
+
+
+def storage_view(root: StorageNote, start: Any, size: Any) -> StorageNote:
+    """Elements of a storage as a storage of their own. Its tensors are told by where they lie in `root`.
+
+    Raises:
+        ValueError: they are not all in `root`.
+    """
+    if type(start) is not int or type(size) is not int or not 0 <= start <= start + size <= root.numel:
+        raise ValueError(f"a view of elements {_said(start)} + {_said(size)} of a storage of {root.numel:,}")
+    return root._replace(view=(start, size))
+
+
+class Unpickled(NamedTuple):
+    tree: Any
+    storages: dict[str, StorageNote]  # each as it was first named
 
 
 def load(data: bytes, name: str) -> Any:
@@ -375,8 +484,22 @@ def load(data: bytes, name: str) -> Any:
     Raises:
         FileError: the pickle is damaged, or builds a tensor that cannot be.
     """
-    unpickler = _Unpickler(data, name)
+    return unpickled(walk(data, name), name).tree
+
+
+def unpickled(walked: Walked, name: str, *, persistent: PersistentLoad | None = None) -> Unpickled:
+    """As `load`, of a pickle that was gone over.
+
+    Args:
+        walked: what `opcodes.walk` gave.
+        name: of the file, for errors.
+        persistent: what a persistent id stands for; raises one of Python's own errors for one that is none.
+
+    Raises:
+        FileError: the pickle is damaged, or builds a tensor that cannot be.
+    """
+    unpickler = _Unpickler(walked, persistent)
     try:
-        return unpickler.load()
+        return Unpickled(unpickler.load(), unpickler.storages)
     except _DAMAGED as error:
         raise FileError(name, f"the pickle is damaged: {shortened(str(error) or type(error).__name__)}") from None

@@ -24,6 +24,7 @@ RENDERERS: dict[str, str] = {
     "jsonl": "json_lines",
     "markdown": "markdown",
     "names": "names",
+    "sarif": "sarif",
 }
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from paramctl import contents
 from paramctl.checkpoint import Param
 from paramctl.errors import ParamctlError, shortened
+from paramctl.values import blocks
 
 Array = NDArray[Any]
 
@@ -25,7 +26,12 @@ _NUMPY = {
     "qint8": np.int8,
     "quint8": np.uint8,
     "qint32": np.int32,
-}  # quantized: the integers that are stored
+    "bits8": np.uint8,
+    "bits16": np.uint16,
+    "bits1x8": np.uint8,
+    "bits2x4": np.uint8,
+    "bits4x2": np.uint8,
+}  # quantized, and bits of which no more is known: the integers that are stored
 _CHUNK = 1 << 20
 
 
@@ -63,11 +69,13 @@ def on(param: Param, span: Any) -> Array:
 
 
 def array(param: Param) -> Array:
-    """The values of `param`, shaped and strided as it is.
+    """The values of `param`, shaped and strided as it is; of ggml's blocks the numbers that they stand for.
 
     Raises:
         FileError: the bytes are not there, or cannot be had.
     """
+    if param.dtype.name in blocks.LAYOUTS:
+        return blocks.array(param)
     return on(param, span_bytes(param))
 
 
