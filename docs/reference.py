@@ -54,6 +54,7 @@ Once released they do not change.
 TOTALS = """`tensors`, `numel` and `nbytes` count every name.
 `unique_numel` and `unique_nbytes` count an element once that several names share.
 `storage_nbytes` counts the bytes that are there, so `storage_nbytes - unique_nbytes` is what slices drag along.
+`check` counts `files`, those that are `sound`, and its `errors`, `warnings` and `notes` instead.
 """
 NO_ROWS = "No rows: `totals`, `metadata` and `extras` hold what it tells."
 

@@ -248,7 +248,7 @@ REFUSALS = {
     "missing.pt": "no such file",
     "dangling": "a link to nowhere.pt, which is not there",
     "loop": "too many levels of symbolic links",
-    "folder": "a folder; folders are not read yet",
+    "folder": "the folder is empty",
     "socket": "not a regular file",
     "below a file": "not a directory",
     "empty.pt": "the file is empty",

@@ -29,7 +29,7 @@ class Extent(NamedTuple):
     path: str
     offset: int
     nbytes: int  # as they lie there
-    packing: Literal["", "deflate"] = ""
+    packing: Literal["", "deflate", "torch-save"] = ""
     skip: int = 0  # unpacked bytes before the storage's own, as an array's header
     box: tuple[tuple[int, int], ...] = ()
 

@@ -47,7 +47,7 @@ def complete(folder):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("paramctl ", ["tree", "ls", "info", "show", "ties", "init", "set"]),
+        ("paramctl ", ["tree", "ls", "info", "show", "ties", "init", "set", "check"]),
         ("paramctl s", ["show", "set"]),
         ("paramctl ls --fo", ["--format"]),
         ("paramctl ls mod", ["model.pt", "models/"]),

@@ -18,17 +18,21 @@ HAS = "\n\nhint: it has 0.weight, 0.bias, 2.weight …"
 
 FILES = {
     "ls no.pt": "error: no.pt: no such file",
-    "ls folder": "error: folder: a folder; folders are not read yet\n\nhint: name a file in it: folder/a.pt",
     "ls empty.pt": "error: empty.pt: the file is empty",
-    "ls page.pt": "error: page.pt: an HTML page, and no checkpoint: the download went wrong",
-    "ls pointer.pt": "error: pointer.pt: a Git LFS pointer: fetch the file itself with git lfs pull",
-    "ls model.pt.gz": "error: model.pt.gz: compressed by gzip: unpack it with gunzip first",
+    "ls page.pt": (
+        "error: page.pt: an HTML page (404), and no checkpoint\n\n"
+        "hint: the download went wrong: look at it with head, and download it again"
+    ),
+    "ls pointer.pt": (
+        "error: pointer.pt: a Git LFS pointer, and not the file itself\n\nhint: fetch it: git lfs pull"
+    ),
+    "ls model.pt.gz": (
+        "error: model.pt.gz: compressed by gzip\n\nhint: unpack it first: gunzip -k model.pt.gz"
+    ),
     "ls junk.bin": (
         "error: junk.bin: no checkpoint of a format that is known\n\n"
         r"hint: it begins with b'\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f\x10'"
     ),
-    "ls legacy.pt": "error: legacy.pt: a torch file of before 1.6, which is not read yet",
-    "ls script.pt": "error: script.pt: a TorchScript archive, which is not read yet",
     "ls cut.pt": (
         "error: cut.pt: a zip without its directory\n\nhint: the file is cut short: its directory stands at the end"
     ),
@@ -168,10 +172,10 @@ WRITING = {
 
 OPTIONS = {
     "ls model.pt --format xml": (
-        "error: --format xml: no such format\n\nhint: tree, table, tsv, json, jsonl, markdown, names"
+        "error: --format xml: no such format\n\nhint: tree, table, tsv, json, jsonl, markdown, names, sarif"
     ),
     "ls no.pt --format xml": (
-        "error: --format xml: no such format\n\nhint: tree, table, tsv, json, jsonl, markdown, names"
+        "error: --format xml: no such format\n\nhint: tree, table, tsv, json, jsonl, markdown, names, sarif"
     ),
     "ls model.pt --color maybe": "error: --color maybe: not auto, always or never",
     "ls model.pt --colour always": (

@@ -245,7 +245,7 @@ def test_an_edit(run, tmp_path: Path) -> None:
     assert refused.code == 2
     assert (
         refused.err
-        == f"error: {deflated}: tied.weight: its values lie in pieces or packed, and cannot be changed there\n"
+        == f"error: {deflated}: tied.weight: its bytes are compressed inside the archive, and cannot be changed there\n"
     )
     assert deflated.read_bytes() == before
 

@@ -21,6 +21,7 @@ _SUFFIXES = {  # of files of another format than the one that is written
     "safetensors": (".pt", ".pth", ".ckpt", ".bin", ".gguf", ".npy"),
     "torch-zip": (".safetensors", ".gguf", ".npy"),
     "torch-legacy": (".safetensors", ".gguf", ".npy"),
+    "torch-tar": (".safetensors", ".gguf", ".npy"),
     "torchscript": (".safetensors", ".gguf", ".npy"),
     "gguf": (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npy"),
     "npy": (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".gguf"),
@@ -111,7 +112,11 @@ def _extent(checkpoint: Checkpoint, param: Param) -> Extent:
 
 
 def _where_else(storage: Storage) -> str:
-    return "its values lie in pieces or packed" if storage.extents else "its values lie inside the pickle"
+    if not storage.extents:
+        return "its values lie inside the pickle"
+    if len(storage.extents) == 1 and storage.extents[0].packing == "deflate":
+        return "its bytes are compressed inside the archive"
+    return "its values lie in pieces"
 
 
 def _refuse_other_suffix(checkpoint: Checkpoint, target: str) -> None:

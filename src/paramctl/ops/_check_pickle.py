@@ -61,13 +61,15 @@ _KNOWN = frozenset(  # harmless, and often met
 _KNOWN_CLASSES = (  # those below these, whose names begin as a class's
     "torch.nn.modules.", "torch.nn.parameter.", "torch.nn.parallel.", "torch.optim.", "torch.distributed.tensor.",
     "torch.distributed._tensor.", "torch.distributed.device_mesh.", "torch.distributed.checkpoint.metadata.",
+    "torch.distributed.checkpoint.filesystem.",
     "torch.ao.nn.", "torch.ao.quantization.", "torchvision.models.", "torchvision.ops.", "timm.models.", "timm.layers.",
     "transformers.models.", "transformers.configuration_utils.", "transformers.training_args.",
     "transformers.trainer_utils.", "transformers.generation.configuration_utils.", "omegaconf.", "yacs.config.",
     "easydict.", "addict.", "ml_collections.", "ultralytics.nn.", "pytorch_lightning.utilities.",
     "lightning.pytorch.utilities.", "lightning_fabric.utilities.",
 )  # fmt: skip
-_SCRIPTED = ("__torch__.", "torch.jit._pickle.")  # torch/csrc/jit/serialization/unpickler.cpp
+SCRIPTED = ("__torch__.", "torch.jit._pickle.")  # torch/csrc/jit/serialization/unpickler.cpp
+PIECES = ("torch.distributed.checkpoint.", "torch.distributed._shard.", "pathlib.")  # of .metadata
 _ORDER = ("dangerous-call", "foreign-function", "foreign-class", "known-class")
 
 
@@ -87,14 +89,16 @@ def walked(data: bytes) -> list[Pickled]:
     return found
 
 
-def findings(pickles: Iterable[Pickled], member: str, *, is_torch: bool, is_script: bool = False) -> list[Finding]:
+def findings(
+    pickles: Iterable[Pickled], member: str, *, is_torch: bool, expected: tuple[str, ...] = ()
+) -> list[Finding]:
     """Every foreign global of some pickles, the most dangerous first, and whether torch would take them.
 
     Args:
         pickles: of one file, or of one member of an archive.
         member: its name there.
         is_torch: whether it is what `torch.load` reads first, so that there is a verdict.
-        is_script: whether it is of a TorchScript archive, whose own names no import answers.
+        expected: how names begin that such a file always has, and that are told only where they can do harm.
     """
     found: dict[str, Finding] = {}
     pickles = tuple(pickles)
@@ -102,10 +106,10 @@ def findings(pickles: Iterable[Pickled], member: str, *, is_torch: bool, is_scri
     shown: dict[str, int] = {}
     for pickled in pickles:
         for call in pickled.calls:
-            if is_script and call.name.startswith(_SCRIPTED):
-                continue
             shown[call.name] = shown.get(call.name, 0) + 1
             rule = rule_of(call)
+            if rule in _ORDER[1:] and call.name.startswith(expected or "\0"):
+                continue
             if shown[call.name] > (_MOST_SHOWN if rule == _ORDER[0] else 1):
                 continue
             times = pickled.counts.get(call.name, 0)

@@ -24,6 +24,7 @@ _CHUNK = 1 << 20
 _TAIL = 22 + 65535
 _WIDE = 0xFFFFFFFF
 MOST_PICKLE_NBYTES = 1 << 27
+_MOST_INFLATED_NBYTES = 1 << 26
 
 
 class Place(NamedTuple):
@@ -227,6 +228,7 @@ def unpacked(reader: Reader, place: Place) -> Iterator[bytes]:
 def head(reader: Reader, place: Place, most: int) -> bytes:
     """The first bytes of a member, as many as can be had."""
     pieces, have = [], 0
+    most = most if place.info.compress_type == zipfile.ZIP_STORED else min(most, _MOST_INFLATED_NBYTES)
     try:
         for chunk in unpacked(reader, place):
             pieces.append(chunk)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,8 @@ from typing import Any
 from paramctl import formats, sharing
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import FileError, MissingLibraryError, ParamctlError, shortened
+from paramctl.formats import safetensors_file
+from paramctl.formats.pickle_calls import Pickled
 from paramctl.ops import _check_cut as cuts
 from paramctl.ops import _check_pickle as pickles
 from paramctl.ops import _check_ties as ties
@@ -32,7 +35,9 @@ _VALUES = "paramctl.ops._check_values"  # of the values tier: a door, so that --
 _PICKLES = re.compile(r"\.pkl$|\.npy$")
 _MOST_PICKLE_NBYTES = 1 << 28
 _MOST_TAR_PICKLE_NBYTES = 1 << 24
-_OWN_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".metadata")
+_MAIN_PICKLE = re.compile(rb"PK\x03\x04.{22}(.{4})(?:[\w.-]{1,200}/)?data\.pkl", re.DOTALL)
+_BLOCK, _OVERLAP = 1 << 22, 512
+_OWN_FILES = (".distcp", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".metadata")
 
 
 def check(sources: Sequence[Source], *, fast: bool = False) -> Report:
@@ -48,8 +53,9 @@ def check(sources: Sequence[Source], *, fast: bool = False) -> Report:
     rows: list[tuple[Any, ...]] = []
     sound = 0
     levels: Counter[str] = Counter()
+    file_format = ""
     for source in sources:
-        found = findings(source, fast=fast)
+        found, file_format = findings(source, fast=fast)
         sound += found[0].level == "ok"
         levels.update(finding.level for finding in found)
         rows += [(f.file or source.name, f.level, f.rule, f.name or None, f.detail) for f in found]
@@ -60,11 +66,17 @@ def check(sources: Sequence[Source], *, fast: bool = False) -> Report:
         "warnings": levels["warning"],
         "notes": levels["note"],
     }
-    return Report(COLUMNS, tuple(rows), totals, ", ".join(source.name for source in sources))
+    return Report(
+        COLUMNS,
+        tuple(rows),
+        totals,
+        ", ".join(source.name for source in sources),
+        file_format if len(sources) == 1 else "",
+    )
 
 
-def findings(source: Source, *, fast: bool = False) -> list[Finding]:
-    """What is to be said of one source, sorted; at least one finding."""
+def findings(source: Source, *, fast: bool = False) -> tuple[list[Finding], str]:
+    """What is to be said of one source, sorted, at least one finding; and its format, where it could be read."""
     found: list[Finding] = []
     checkpoint: Checkpoint | None = None
     try:
@@ -92,7 +104,7 @@ def findings(source: Source, *, fast: bool = False) -> list[Finding]:
     if not any(finding.level in ("error", "warning") for finding in found):
         unread = "values" if fast else "some values" if any(f.rule == "unread-values" for f in found) else ""
         found.insert(0, Finding("ok", "sound", "", _praise(checkpoint, accepted, unread)))
-    return found
+    return found, checkpoint.format if checkpoint is not None else ""
 
 
 def _words(error: FileError) -> str:
@@ -115,43 +127,47 @@ def _files(source: Source, checkpoint: Checkpoint | None) -> list[Source]:
     """The files that a source is made of."""
     if source.kind == "definition" or source.path is None:
         return []
-    if source.kind == "file":
-        return [source]
     inside: dict[Path, None] = {}
     for param in checkpoint.params.values() if checkpoint is not None else ():
         inside.update((Path(extent.path), None) for extent in param.storage.extents)
+    if source.kind == "file":
+        inside.pop(source.path, None)
+        return [source, *(Source(str(path), "file", path) for path in inside)]
     try:
         beside = sorted(path for path in source.path.iterdir() if path.name.endswith(_OWN_FILES))
     except OSError:
         beside = []
-    if checkpoint is None:
-        inside.update(dict.fromkeys(beside))
-    else:
-        inside.update((path, None) for path in beside if path.name == ".metadata")
-    return [Source(str(path), "file", path) for path in inside if path.suffix != ".distcp" and path.is_file()]
+    is_pieces = any(path.name == ".metadata" for path in beside)
+    inside.update((path, None) for path in beside if checkpoint is None or is_pieces)
+    return [Source(str(path), "file", path) for path in inside if path.is_file()]
 
 
 def _file_name(source: Source, file: Source) -> str:
-    if source.kind == "file" or source.path is None or file.path is None:
+    if file is source or source.path is None or file.path is None:
         return ""
+    if source.kind == "file":
+        return str(file.path)
     return os.path.join(source.name, os.path.relpath(file.path, source.path))  # noqa: PTH118 - as it was written
 
 
 def _in_file(file: Source, checkpoint: Checkpoint | None, accepted: list[str], *, fast: bool) -> list[Finding]:
     """Structure and pickles of one file, whether or not a reader took it."""
     with Reader(file) as reader:
+        if reader.path.endswith(".distcp"):
+            return [] if fast else _in_pieces(reader)
         if reader.head.startswith(b"PK\x03\x04") or (checkpoint is None and _ends_as_zip(reader)):
             return _in_zip(reader, checkpoint, accepted, fast=fast)
-        if checkpoint is not None and checkpoint.format == "safetensors":
-            return []
         if reader.head.startswith(b"\x93NUMPY"):
             data = _objects_of(reader.read(0, min(reader.nbytes, archives.MOST_PICKLE_NBYTES)))
             return pickles.findings(pickles.walked(data), "", is_torch=False) if data else []
         if reader.head[257:262] == b"ustar":
             return _in_tar(reader)
-        if pickles.likely(reader.head) and not (checkpoint is None and reader.head[8:9] == b"{"):
-            return _in_pickle(reader, checkpoint, accepted)
-        return cuts.cut(reader) if checkpoint is None else []
+        found = cuts.cut(reader) if checkpoint is None else []
+        is_header = safetensors_file.sniff(reader)  # one in 256 begins as a pickle does
+        if pickles.likely(reader.head) and not (is_header and checkpoint is not None):
+            told = _in_pickle(reader, checkpoint, accepted)
+            found += [f for f in told if f.rule != "damaged-pickle"] if is_header else told
+        return found
 
 
 def _ends_as_zip(reader: Reader) -> bool:
@@ -171,7 +187,32 @@ def _in_pickle(reader: Reader, checkpoint: Checkpoint | None, accepted: list[str
     is_torch = reader.head.startswith(pickles.LEGACY)
     if is_torch and checkpoint is not None and not any(pickled.refused for pickled in found):
         accepted.append(reader.name)
-    return pickles.findings(found, "", is_torch=is_torch)
+    expected = pickles.PIECES if os.path.basename(reader.path) == ".metadata" else ()  # noqa: PTH119
+    return pickles.findings(found, "", is_torch=is_torch, expected=expected)
+
+
+def _in_pieces(reader: Reader) -> list[Finding]:
+    """The pickles of what a DCP writer has put behind each other: archives of torch, one for each entry."""
+    walked: list[Pickled] = []
+    at = 0
+    while at < reader.nbytes:
+        block = reader.read(at, min(_BLOCK, reader.nbytes - at))
+        for match in _MAIN_PICKLE.finditer(block):
+            name_nbytes, extra_nbytes = struct.unpack("<2H", match.group(1))
+            begin = at + match.start() + 30 + name_nbytes + extra_nbytes
+            if begin < reader.nbytes:
+                walked.append(_walked_at(reader, begin))
+        at += max(len(block) - _OVERLAP, 1) if at + len(block) < reader.nbytes else len(block)
+    return pickles.findings((pickled for pickled in walked if pickled.calls), "", is_torch=False)
+
+
+def _walked_at(reader: Reader, begin: int) -> Pickled:
+    window = 1 << 16
+    while True:
+        (found,) = pickles.walked(reader.read(begin, min(window, reader.nbytes - begin)))
+        if not found.damage or window >= min(_MOST_TAR_PICKLE_NBYTES, reader.nbytes - begin):
+            return found
+        window *= 16
 
 
 def _in_tar(reader: Reader) -> list[Finding]:
@@ -224,7 +265,7 @@ def _pickles_of(reader: Reader, places: list[archives.Place], accepted: list[str
                 continue
         walked = pickles.walked(data)
         is_torch = name == main and not is_script
-        found += pickles.findings(walked, name, is_torch=is_torch, is_script=is_script)
+        found += pickles.findings(walked, name, is_torch=is_torch, expected=pickles.SCRIPTED if is_script else ())
         if is_torch and not walked[0].refused:
             accepted.append(name)
     if main and is_script:

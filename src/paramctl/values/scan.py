@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from paramctl import contents
 from paramctl.checkpoint import Param
 
-CHUNK_NBYTES = 1 << 19
+CHUNK_NBYTES = 1 << 20
 
 
 class _Bits(NamedTuple):
