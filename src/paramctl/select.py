@@ -68,7 +68,8 @@ def select(checkpoint: Checkpoint, patterns: Sequence[str] = (), filters: Filter
     """
     filters = filters or Filters()
     if not checkpoint.params:
-        raise FileError(checkpoint.source.name, "no tensors in it")
+        hint = "info shows what it holds" if checkpoint.extras or checkpoint.metadata else ""
+        raise FileError(checkpoint.source.name, "no tensors in it", hint=hint)
     negative = [pattern for pattern in patterns if _is_negative(checkpoint, pattern)]
     matches = [resolve(checkpoint, pattern) for pattern in patterns if pattern not in negative]
     wanted = {name for match in matches for name in match.names} if matches else set(checkpoint.params)

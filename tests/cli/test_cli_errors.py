@@ -23,12 +23,8 @@ FILES = {
         "error: page.pt: an HTML page (404), and no checkpoint\n\n"
         "hint: the download went wrong: look at it with head, and download it again"
     ),
-    "ls pointer.pt": (
-        "error: pointer.pt: a Git LFS pointer, and not the file itself\n\nhint: fetch it: git lfs pull"
-    ),
-    "ls model.pt.gz": (
-        "error: model.pt.gz: compressed by gzip\n\nhint: unpack it first: gunzip -k model.pt.gz"
-    ),
+    "ls pointer.pt": ("error: pointer.pt: a Git LFS pointer, and not the file itself\n\nhint: fetch it: git lfs pull"),
+    "ls model.pt.gz": ("error: model.pt.gz: compressed by gzip\n\nhint: unpack it first: gunzip -k model.pt.gz"),
     "ls junk.bin": (
         "error: junk.bin: no checkpoint of a format that is known\n\n"
         r"hint: it begins with b'\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f\x10'"
@@ -40,11 +36,11 @@ FILES = {
         "error: cut.safetensors: the header says 5,000 bytes, the file has 7 after its length\n\n"
         "hint: the download may have been cut short"
     ),
-    "tree no-tensors.pt": "error: no-tensors.pt: no tensors in it",
-    "ls no-tensors.pt": "error: no-tensors.pt: no tensors in it",
-    "ties no-tensors.pt": "error: no-tensors.pt: no tensors in it",
-    "show no-tensors.pt": "error: no-tensors.pt: no tensors in it",
-    "init no-tensors.pt --scheme zeros": "error: no-tensors.pt: no tensors in it",
+    "tree no-tensors.pt": "error: no-tensors.pt: no tensors in it\n\nhint: info shows what it holds",
+    "ls no-tensors.pt": "error: no-tensors.pt: no tensors in it\n\nhint: info shows what it holds",
+    "ties no-tensors.pt": "error: no-tensors.pt: no tensors in it\n\nhint: info shows what it holds",
+    "show no-tensors.pt": "error: no-tensors.pt: no tensors in it\n\nhint: info shows what it holds",
+    "init no-tensors.pt --scheme zeros": "error: no-tensors.pt: no tensors in it\n\nhint: info shows what it holds",
     "ls https://example.com/m.pt": (
         "error: https://example.com/m.pt: URLs are not read yet\n\nhint: download it and name the file"
     ),

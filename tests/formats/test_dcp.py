@@ -34,7 +34,7 @@ from paramctl import formats, source, values
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, ParamctlError
 from paramctl.formats.dcp import untiled
-from paramctl.formats.optimizer_names import optimizer_names
+from paramctl.optimizer import optimizer_names
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

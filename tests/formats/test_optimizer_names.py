@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from paramctl.formats.optimizer_names import optimizer_names
+from paramctl.optimizer import optimizer_names
 
 
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -22,8 +22,8 @@ _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer
 
 _HELP = """Look into the parameters of neural networks, and change them.
 
-MODEL is a checkpoint (torch, safetensors), or the Python definition of a model. Without one, $PARAMCTL_MODEL is
-taken, then [tool.paramctl] model of pyproject.toml, then standard input.
+MODEL is a checkpoint (torch, safetensors, GGUF, npz), a folder of one, or the Python definition of a model. Without
+one, $PARAMCTL_MODEL is taken, then [tool.paramctl] model of pyproject.toml, then standard input.
 """
 _EPILOG = """Exit status: 0 done, 1 the answer is no, 2 it could not be done, 130 interrupted, 141 closed pipe."""
 

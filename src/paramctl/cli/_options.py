@@ -102,7 +102,7 @@ class Output:
             "--format",
             "-f",
             metavar="FORMAT",
-            help="tree, table, tsv, json, jsonl, markdown or names. "
+            help="tree, table, tsv, json, jsonl, markdown, names or sarif. "
             "Without it a terminal gets a table or a tree, and a pipe TSV or the plain tree.",
             show_default=False,
         ),

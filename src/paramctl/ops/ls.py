@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from paramctl import sharing
@@ -27,9 +28,14 @@ COLUMNS = (
 
 
 def ls(checkpoint: Checkpoint, selection: Selection) -> Report:
-    """A row for each chosen parameter; `tie` is the first name that has its elements too."""
+    """A row for each chosen parameter; `tie` is the first name that has its elements too.
+
+    `module` is the type of the module that holds it, where the source knows; of a tensor of an optimizer's state it is
+    the name of the parameter that the state is of.
+    """
     ties = sharing.first_names(checkpoint.params.values())
     types = {path: module.type or None for path, module in checkpoint.modules.items()}
+    states = _optimizer_names(checkpoint)
     own, shown = str(checkpoint.source.path), checkpoint.source.name
     rows = []
     sizes: dict[Any, tuple[list[int], int, int, list[int]]] = {}  # rows of one geometry hold the same lists
@@ -53,9 +59,17 @@ def ls(checkpoint: Checkpoint, selection: Selection) -> Report:
                 storage.key,
                 param.storage_offset,
                 ties.get(name),
-                types.get(name.rpartition(".")[0]) if types else None,
+                states.get(name) or types.get(name.rpartition(".")[0]),
                 shown if path == own else path,
             )
         )
     totals = sharing.totals(checkpoint, selection.chosen)
     return Report(COLUMNS, tuple(rows), totals, shown, checkpoint.format)
+
+
+def _optimizer_names(checkpoint: Checkpoint) -> Mapping[str, str]:
+    if not any(name.startswith("state.") or ".state." in name for name in checkpoint.params):
+        return {}
+    from paramctl.optimizer import optimizer_names  # noqa: PLC0415 - 3 ms that only an optimizer pays
+
+    return optimizer_names(checkpoint)
