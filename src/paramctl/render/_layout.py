@@ -100,7 +100,7 @@ def without(columns: list[Drawn], width: int) -> tuple[list[Drawn], list[str]]:
     for most, key in steps:
         if _total([_wanted(column, most) for column in columns]) <= width:
             break
-        if any(column.key == key for column in columns):
+        if any(column.key == key for column in columns[1:]):  # what stands first is what the rows are about
             hidden.append(key)
             columns = [column for column in columns if column.key != key]
     return columns, hidden

@@ -57,7 +57,6 @@ def draw(report: Report, screen: Screen) -> Iterator[str]:  # noqa: ARG001 - JSO
         met = list(dict.fromkeys(row[keys.index("rule")] for row in report.rows))
     driver = {
         "name": "paramctl",
-        "informationUri": "https://pypi.org/project/paramctl/",
         "rules": [_rule(r) for r in met],
     }
     yield f'{{"$schema": {encode(SCHEMA)}, "version": "2.1.0", "runs": [{{"tool": {{"driver": {encode(driver)}}},\n'
