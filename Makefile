@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check docs corpus bench clean
+.PHONY: demo test check docs corpus bench fuzz clean
 
 demo: $(READY)  ## set up, and show the main job on bundled models
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
@@ -28,6 +28,13 @@ corpus: $(READY)  ## the tests on real checkpoints: PARAMCTL_CORPUS and PARAMCTL
 bench: $(READY)
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/look.py
+
+SECONDS ?= 2
+FUZZED ?= pickle torch-zip torch-legacy safetensors-header gguf sharded dcp select
+fuzz: $(READY)  ## a coverage-guided fuzz of FUZZED, for SECONDS each; of every reader with FUZZED=
+	$(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python fuzz/readers.py $(FUZZED) --seconds $(SECONDS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

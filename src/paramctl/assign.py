@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from paramctl.checkpoint import Checkpoint
-from paramctl.errors import ParamctlError, SelectError, caret
+from paramctl.errors import ParamctlError, SelectError, caret, shortened
 from paramctl.select import Pick, resolve, select
 
 Operator = Literal["=", "+=", "-=", "*=", "/="]
@@ -53,8 +53,10 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
     target = text[: match.start()].strip()
     if not target:
         raise SelectError("nothing to assign to", pointer=caret(text, 0))
-    if resolve(checkpoint, target).how == "module":
-        raise SelectError(f"{target} is a module, and not a parameter", hint=f"write {target}.* to mean all below it")
+    chosen = resolve(checkpoint, target)
+    if chosen.how == "module" and chosen.names:
+        said = shortened(target)
+        raise SelectError(f"{said} is a module, and not a parameter", hint=f"write {said}.* to mean all below it")
     picks = select(checkpoint, [target]).picks
     value = _value(checkpoint, text, match.end())
     operator: Any = match[1]
@@ -78,7 +80,7 @@ def _value(checkpoint: Checkpoint, text: str, at: int) -> Any:
         return _literal(ast.parse(word, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         pass
-    if word[:1] in "[(0123456789+-.":
+    if word[:1] in "[(0123456789+-." and not _is_target(checkpoint, word):
         raise SelectError("this is no number, no list of numbers and no parameter", pointer=caret(text, at))
     return _one(checkpoint, word, text, at)
 

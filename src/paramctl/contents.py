@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 from paramctl.checkpoint import Extent, Param, contiguous, is_dense_in_order
 from paramctl.errors import FileError, ParamctlError, shortened
 
-_MOST_INFLATED_NBYTES = 1 << 34
+_FREELY_INFLATED_NBYTES = 1 << 27
+_MOST_INFLATED = 64  # times what is stored, beyond that: numbers shrink to a half, and zeros to a thousandth
 _WORDS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _LOCATORS: dict[str, str] = {  # packings whose format knows more: `located(param, extent)`, an extent and its strides
     "torch-save": "paramctl.formats.dcp",
@@ -83,10 +84,13 @@ def filled(descriptor: int, param: Param, offset: int, nbytes: int) -> bytearray
 
 
 def _unpacked(param: Param, extent: Extent) -> bytes | bytearray:
-    raw = read_range(param, extent.path, extent.offset, extent.nbytes)
     if not extent.packing:
-        return raw
-    most = min(param.storage.nbytes, _MOST_INFLATED_NBYTES)
+        return read_range(param, extent.path, extent.offset, extent.nbytes)
+    most = param.storage.nbytes
+    if most > max(_FREELY_INFLATED_NBYTES, _MOST_INFLATED * extent.nbytes):
+        what = f"its {extent.nbytes:,} bytes would inflate to {most:,}"
+        raise ParamctlError(f"{shortened(param.name)}: {what}")
+    raw = read_range(param, extent.path, extent.offset, extent.nbytes)
     inflater = zlib.decompressobj(-15)
     try:
         data = inflater.decompress(raw, extent.skip + most)

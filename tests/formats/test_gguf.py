@@ -176,7 +176,11 @@ def test_a_vocabulary_without_tensors(run, tmp_path: Path):
     assert (shown["metadata"], shown["totals"]["tensors"]) == ({"k": "v"}, 0)
     for command in ("ls", "tree"):
         done = run(command, path)
-        assert (done.code, done.out, done.err) == (2, "", f"error: {path}: no tensors in it\n")
+        assert (done.code, done.out, done.err) == (
+            2,
+            "",
+            f"error: {path}: no tensors in it\n\nhint: info shows what it holds\n",
+        )
 
 
 def test_long_text_is_cut(read):

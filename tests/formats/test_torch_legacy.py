@@ -213,7 +213,7 @@ def test_an_object_without_tensors_is_shown(tmp_path: Path, run):
     path = save({"epochs": 3, "lr": 0.5}, tmp_path / "training_args.bin")
     assert read_file(path).extras == {"epochs": 3, "lr": 0.5}
     done = run("ls", path)
-    assert (done.code, done.err) == (2, f"error: {path}: no tensors in it\n")
+    assert (done.code, done.err) == (2, f"error: {path}: no tensors in it\n\nhint: info shows what it holds\n")
 
 
 # ----------------------------------------------------------------------------- at no more cost than its tensors

@@ -95,7 +95,10 @@ def test_an_edit_is_refused(run, tmp_path: Path) -> None:
         result = run("set", path, "a[0, :] = 1", *words)
         assert result.code == 2
         assert result.out == ""
-        assert result.err == f"error: {path}: a: its bytes are compressed inside the archive, and cannot be changed there\n"
+        assert (
+            result.err
+            == f"error: {path}: a: its bytes are compressed inside the archive, and cannot be changed there\n"
+        )
     assert path.read_bytes() == packed(zipfile.ZIP_DEFLATED)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.pt"]
 

@@ -208,7 +208,11 @@ def test_ties_give_every_name():
     [
         (STATS, "tree", "error: tree is for tree and ls\n\nhint: choose table, tsv or json with --format"),
         (INFO, "names", "error: no names to write here\n\nhint: choose json, tsv or table with --format"),
-        (STATS, "yaml", "error: no format 'yaml'\n\nhint: one of tree, table, tsv, json, jsonl, markdown, names, sarif"),
+        (
+            STATS,
+            "yaml",
+            "error: no format 'yaml'\n\nhint: one of tree, table, tsv, json, jsonl, markdown, names, sarif",
+        ),
     ],
 )
 def test_errors(report, style, want):

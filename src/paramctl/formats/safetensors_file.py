@@ -213,14 +213,20 @@ def naturally(params: Mapping[str, Param]) -> dict[str, Param]:
         steps[step] = _DIGITS.sub(lambda digits: chr(min(len(digits[0]), 31)) + digits[0], step)
         return steps[step]
 
-    heads: dict[str, str] = {}
+    def joined(path: str) -> str:
+        return "\0".join([steps.get(step) or sortable(step) for step in path.split(".")])
+
+    blocks: dict[str, str] = {}
 
     def key(name: str) -> str:
         head, _, last = name.rpartition(".")
-        known = heads.get(head)
+        block, dot, layer = head.rpartition(".")  # names share their first steps, and few their last two
+        if not dot:
+            return joined(name)
+        known = blocks.get(block)
         if known is None:
-            known = heads[head] = "\0".join([steps.get(step) or sortable(step) for step in head.split(".")])
-        return f"{known}\0{steps.get(last) or sortable(last)}"
+            known = blocks[block] = joined(block)
+        return f"{known}\0{steps.get(layer) or sortable(layer)}\0{steps.get(last) or sortable(last)}"
 
     return {name: params[name] for name in sorted(params, key=key)}
 

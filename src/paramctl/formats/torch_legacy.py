@@ -98,7 +98,7 @@ def read(reader: Reader) -> Checkpoint:
     turned = _preamble(stream)
     begin = stream.at
     tree, storages = stream.unpickled(window_nbytes=_WINDOW_NBYTES)
-    budget = 4_000_000 + 100 * (stream.at - begin)
+    budget = 1_000_000 + 100 * (stream.at - begin)
     keys = stream.unpickled(window_nbytes=_WINDOW_NBYTES).tree
     places = _places(stream, _keys(keys, reader.name), storages, numel_is_turned=turned)
 
@@ -145,7 +145,8 @@ def _keys(keys: Any, name: str) -> list[str]:
         raise FileError(name, "no list of storages stands behind the pickle")
     found = [str(key) if type(key) is str or abs(key) < 1 << 63 else "" for key in keys]
     if len(set(found)) != len(found):
-        twice = next(key for i, key in enumerate(found) if key in found[:i])
+        seen: set[str] = set()
+        twice = next(key for key in found if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise FileError(name, f"storage {shortened(twice)} stands twice behind the pickle")
     return found
 

@@ -61,7 +61,7 @@ def read(reader: Reader) -> Checkpoint:
         return Storage(note.key, note.nbytes, (Extent(reader.path, begins[note.key], note.nbytes),))
 
     return objects.checkpoint(
-        tree, reader.source, NAME, find_storage, budget=4_000_000 + 100 * (members["pickle"][1] - members["pickle"][0])
+        tree, reader.source, NAME, find_storage, budget=1_000_000 + 100 * (members["pickle"][1] - members["pickle"][0])
     )
 
 

@@ -39,7 +39,7 @@ def read(reader: Reader) -> Checkpoint:
     pickled = contents(reader, members[f"{root}data.pkl"])
     find_storage = finder(reader, members, f"{root}data/", byteorder(reader, members, root))
     tree = unpickle.load(pickled, reader.name)
-    return objects.checkpoint(tree, reader.source, NAME, find_storage, budget=4_000_000 + 100 * len(pickled))
+    return objects.checkpoint(tree, reader.source, NAME, find_storage, budget=1_000_000 + 100 * len(pickled))
 
 
 def finder(

@@ -140,7 +140,7 @@ def _named(reader: Reader, members: dict[str, Member], pickled: str, tree: Any) 
     def find_storage(note: StorageNote, name: str) -> Storage:
         return find(note, name)._replace(key=f"{folder}/{note.key}")
 
-    budget = 4_000_000 + 100 * members[f"{pickled}.pkl"].nbytes
+    budget = 1_000_000 + 100 * members[f"{pickled}.pkl"].nbytes
     return objects.checkpoint(tree, reader.source, NAME, find_storage, budget=budget)
 
 

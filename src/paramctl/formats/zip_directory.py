@@ -24,6 +24,8 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CUT_SHORT = "the file is cut short: its directory stands at the end"
 STORED, DEFLATED = 0, 8
+_FREELY_INFLATED_NBYTES = 1 << 24
+_MOST_INFLATED = 64  # times what is stored, beyond that: a pickle shrinks ten or twenty times
 
 
 class Member(NamedTuple):
@@ -191,8 +193,9 @@ def contents(reader: Reader, member: Member) -> bytes:
         return raw
     if member.method != DEFLATED:
         raise FileError(reader.name, f"{shortened(member.name)} is compressed by method {member.method}")
-    if member.nbytes > 1 << 28:
-        raise FileError(reader.name, f"{shortened(member.name)} would inflate to {member.nbytes:,} bytes")
+    if member.nbytes > max(_FREELY_INFLATED_NBYTES, _MOST_INFLATED * member.stored_nbytes) or member.nbytes > 1 << 28:
+        what = f"{shortened(member.name)} would inflate from {member.stored_nbytes:,} to {member.nbytes:,} bytes"
+        raise FileError(reader.name, what)
     try:
         inflater = zlib.decompressobj(-15)
         data = inflater.decompress(raw, member.nbytes + 1)

@@ -92,7 +92,7 @@ def _zip(reader: Reader) -> list[Finding]:
         return Storage(note.key, note.nbytes, why_unreadable="the file is cut short")
 
     tree = unpickle.load(raw[:nbytes], reader.name)
-    held = objects.checkpoint(tree, reader.source, "torch-zip", find_storage, budget=4_000_000 + 100 * nbytes)
+    held = objects.checkpoint(tree, reader.source, "torch-zip", find_storage, budget=1_000_000 + 100 * nbytes)
     beyond = _beyond(reader, begin + nbytes, name[: -len("data.pkl")] + "data/", sizes)
     lost = {param.name: beyond[param.storage.key] for param in held.params.values() if beyond.get(param.storage.key)}
     whole = [name for name in held.params if name not in lost]

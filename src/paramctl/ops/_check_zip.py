@@ -228,7 +228,11 @@ def unpacked(reader: Reader, place: Place) -> Iterator[bytes]:
 def head(reader: Reader, place: Place, most: int) -> bytes:
     """The first bytes of a member, as many as can be had."""
     pieces, have = [], 0
-    most = most if place.info.compress_type == zipfile.ZIP_STORED else min(most, _MOST_INFLATED_NBYTES)
+    most = (
+        most
+        if place.info.compress_type == zipfile.ZIP_STORED
+        else min(most, _MOST_INFLATED_NBYTES, max(1 << 24, 64 * place.info.compress_size))
+    )
     try:
         for chunk in unpacked(reader, place):
             pieces.append(chunk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,27 @@ def show(checkpoint: Checkpoint, selection: Selection, *, most: int | None = Non
         most: of a larger tensor only the first and last three along each axis are given, and one more where some are
             left out, for a terminal; None gives every value.
     """
+    if most is None:
+        _hold_against_bytes(selection.picks)
     rows = tuple(_row(checkpoint, pick, most) for pick in selection.picks)
     totals = sharing.totals(checkpoint, selection.chosen)
     return Report(COLUMNS, rows, totals, checkpoint.source.name, checkpoint.format)
 
 
 MOST_FULL = 1 << 28  # elements that are made into lists
+MOST_REPEATED = 1 << 21  # elements, beyond eight for each byte that there is of them
+
+
+def _hold_against_bytes(picks: Sequence[Pick]) -> None:
+    """Refuse what is much only because a few bytes are told many times: expanded, tied, or inflated."""
+    numel = sum(pick.view.numel for pick in picks)
+    storages = {pick.view.storage.key: pick.view.storage for pick in picks}.values()
+    held = sum(s.nbytes if s.data is not None else sum(e.nbytes for e in s.extents) for s in storages)
+    if numel > MOST_REPEATED + 8 * held and held:
+        raise ParamctlError(
+            f"{numel:,} elements to print, of the {held:,} bytes that there are",
+            hint=f"fewer, or a slice: '{shortened(picks[0].view.name, 60)}[0]'",
+        )
 
 
 def _row(checkpoint: Checkpoint, pick: Pick, most: int | None) -> tuple[Any, ...]:

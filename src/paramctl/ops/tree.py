@@ -263,9 +263,11 @@ def _in_order(siblings: list[_Sibling]) -> list[_Sibling]:
         return siblings
     stems: dict[str, list[tuple[int, int]]] = {}
     for place, sibling in enumerate(siblings):
-        match = _NUMBERED.fullmatch(sibling.label)
+        match = _NUMBERED.fullmatch(sibling.label) if sibling.label[-1:].isdigit() else None
         if match:
             stems.setdefault(match[1], []).append((int(match[2]), place))
+    if not stems:
+        return siblings
     ordered = list(siblings)
     for numbered in stems.values():
         for (_, place), to in zip(sorted(numbered), [place for _, place in numbered], strict=True):
