@@ -7,7 +7,7 @@ starts, a named tuple 0.2; and a checkpoint of 90,000 tensors makes 270,000 of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -87,7 +87,7 @@ class Param(NamedTuple):
 
     @property
     def is_contiguous(self) -> bool:
-        return self.stride == contiguous(self.shape) or is_dense_in_order(self.shape, self.stride)
+        return is_dense_in_order(self.shape, self.stride)
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def is_dense_in_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+def is_dense_in_order(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether the elements lie in row-major order without gaps; strides of dimensions of 1 do not matter."""
     step = 1
     for size, by in zip(reversed(shape), reversed(stride), strict=True):

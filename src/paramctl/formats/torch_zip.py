@@ -124,9 +124,10 @@ def reseal(file: BinaryIO, reader: Reader, changed: Collection[int], *, base: in
         if begins[name] in changed and member.nbytes:
             crc = struct.pack("<I", _crc(file, base + begins[name], member.nbytes))
             _write(file, base + member.central_offset + 16, crc)
-            _write(file, base + member.header_offset + 14, crc) if not member.flags & 8 else _descriptor(
-                file, base + begins[name] + member.stored_nbytes, crc
-            )
+            if member.flags & 8:
+                _descriptor(file, base + begins[name] + member.stored_nbytes, crc)
+            else:
+                _write(file, base + member.header_offset + 14, crc)
 
 
 def _descriptor(file: BinaryIO, at: int, crc: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from paramctl.checkpoint import is_dense_in_order
 from paramctl.render._cells import RIGHT, cells, column_texts
 
 if TYPE_CHECKING:
@@ -69,20 +70,11 @@ def says_something(column: Column, values: Sequence[Any], shapes: Sequence[Any])
     if column.key == "storage":
         return len(set(values)) < len(values)
     if column.key == "stride" and shapes:
-        return any(not _is_contiguous(shape, stride) for shape, stride in zip(shapes, values, strict=True))
+        return any(
+            stride and not is_dense_in_order(shape, stride) for shape, stride in zip(shapes, values, strict=True)
+        )
     empty: list[Any] = [None] if column.unit == "shape" else [None, [], ""]
     return any(value not in empty for value in values)
-
-
-def _is_contiguous(shape: Sequence[int], stride: Sequence[int] | None) -> bool:
-    step = 1
-    for size, by in zip(reversed(shape), reversed(stride or ()), strict=False):
-        if size == 0:
-            return True
-        if size != 1 and by != step:
-            return False
-        step *= size
-    return True
 
 
 def _total(widths: Sequence[int]) -> int:

@@ -117,8 +117,4 @@ def _chunks(values: Array) -> Any:
 
 def _short(value: Any) -> str:
     number = value.item() if isinstance(value, np.generic) else value
-    return (
-        f"{float(number):.4g}"
-        if isinstance(number, (float, np.floating)) or hasattr(number, "is_integer")
-        else str(number)
-    )
+    return str(number) if isinstance(number, (int, complex)) else f"{float(number):.4g}"
