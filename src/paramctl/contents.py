@@ -7,14 +7,16 @@ import itertools
 import math
 import os
 import zlib
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, Self
 
-from paramctl.checkpoint import Extent, Param, contiguous, is_dense_in_order
+from paramctl.checkpoint import Extent, Param, Storage, contiguous, is_dense_in_order
 from paramctl.errors import FileError, ParamctlError, shortened
 
 _FREELY_INFLATED_NBYTES = 1 << 27
 _MOST_INFLATED = 64  # times what is stored, beyond that: numbers shrink to a half, and zeros to a thousandth
+_PACKED_NBYTES = 1 << 18  # that are inflated at once
+_MOST_OPEN = 32  # files of one window
 _WORDS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _LOCATORS: dict[str, str] = {  # packings whose format knows more: `located(param, extent)`, an extent and its strides
     "torch-save": "paramctl.formats.dcp",
@@ -51,6 +53,141 @@ def read(param: Param, start: int, end: int) -> Any:
     return whole if (start, end) == (0, storage.nbytes) else whole[start:end]
 
 
+class Window:
+    """Parts of storages one after another, through one buffer that is used again.
+
+    Files stay open until it is closed. What is deflated is inflated as it goes, so that a sweep from the first byte to
+    the last takes constant memory.
+    """
+
+    def __init__(self, tell: Callable[[int], None] | None = None) -> None:
+        self._tell = tell  # how many bytes were read, each time
+        self._buffer = bytearray()
+        self._files: dict[str, int] = {}
+        self._inflating: _Inflating | None = None
+        self._whole: tuple[Storage, memoryview] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def read(self, param: Param, start: int, end: int) -> memoryview:
+        """Bytes `start` to `end` of the storage of `param`, until the next call.
+
+        Raises:
+            FileError: the file cannot be read, or has become shorter.
+            ParamctlError: there are no bytes, or they are packed and do not unpack.
+        """
+        storage = param.storage
+        if self._tell is not None:
+            self._tell(end - start)
+        if storage.data is not None:
+            return storage.data[start:end]
+        extents = storage.extents
+        if storage.why_unreadable or not extents or start == end:
+            return memoryview(read(param, start, end))
+        first = extents[0]
+        if first.box or first.packing in _LOCATORS:
+            return memoryview(_assembled(param, start, end))
+        if len(extents) > 1:
+            return self._held(param)[start:end]
+        if first.packing:
+            return self._inflated(param, first, start, end)
+        return self._filled(param, first.path, first.offset + start, end - start)
+
+    def _held(self, param: Param) -> memoryview:
+        if self._whole is None or self._whole[0] is not param.storage:
+            self._whole = (param.storage, memoryview(read(param, 0, param.storage.nbytes)))
+        return self._whole[1]
+
+    def _inflated(self, param: Param, extent: Extent, start: int, end: int) -> memoryview:
+        if self._inflating is None or self._inflating.storage is not param.storage or self._inflating.at > start:
+            _hold_against_packed(param, extent)
+            self._inflating = _Inflating(param, extent)
+        return self._inflating.read(self._descriptor(extent.path), start, end)
+
+    def _filled(self, param: Param, path: str, offset: int, nbytes: int) -> memoryview:
+        descriptor = self._descriptor(path)
+        if len(self._buffer) < nbytes:
+            self._buffer = bytearray(nbytes)
+        view = memoryview(self._buffer)[:nbytes]
+        try:
+            fill(descriptor, param, offset, view)
+        except OSError as error:
+            raise FileError(path, (error.strerror or str(error)).lower()) from error
+        return view
+
+    def _descriptor(self, path: str) -> int:
+        if path not in self._files:
+            if len(self._files) >= _MOST_OPEN:
+                os.close(self._files.pop(next(iter(self._files))))
+            try:
+                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise FileError(path, (error.strerror or str(error)).lower()) from error
+        return self._files[path]
+
+
+class _Inflating:
+    """A deflated storage, from its first byte on."""
+
+    def __init__(self, param: Param, extent: Extent) -> None:
+        self.storage = param.storage
+        self.at = 0  # of the storage, the next byte
+        self._param, self._extent = param, extent
+        self._taken = 0  # packed bytes
+        self._packed = b""
+        self._inflater = zlib.decompressobj(-15)
+        self._skip = extent.skip
+
+    def read(self, descriptor: int, start: int, end: int) -> memoryview:
+        self._pass_over(descriptor, self._skip + start - self.at)
+        self._skip = 0
+        data = self._next(descriptor, end - start)
+        self.at = end
+        return memoryview(data)
+
+    def _pass_over(self, descriptor: int, nbytes: int) -> None:
+        while nbytes > 0:
+            nbytes -= len(self._next(descriptor, min(nbytes, _PACKED_NBYTES)))
+
+    def _next(self, descriptor: int, nbytes: int) -> bytes:
+        pieces: list[bytes] = []
+        wanted = nbytes
+        while wanted:
+            if not self._packed:
+                left = min(self._extent.nbytes - self._taken, _PACKED_NBYTES)
+                self._packed = bytes(filled(descriptor, self._param, self._extent.offset + self._taken, left))
+                self._taken += left
+            try:
+                piece = self._inflater.decompress(self._packed, wanted)
+            except zlib.error as error:
+                raise _uninflatable(self._param, error) from None
+            self._packed = self._inflater.unconsumed_tail
+            if not piece and (self._inflater.eof or (not self._packed and self._taken == self._extent.nbytes)):
+                raise ParamctlError(
+                    f"{shortened(self._param.name)}: its bytes inflate to fewer than {self._param.storage.nbytes:,}"
+                )
+            pieces.append(piece)
+            wanted -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _uninflatable(param: Param, error: zlib.error) -> ParamctlError:
+    return ParamctlError(f"{shortened(param.name)}: its bytes do not inflate: {error}")
+
+
+def _hold_against_packed(param: Param, extent: Extent) -> None:
+    most = param.storage.nbytes
+    if most > max(_FREELY_INFLATED_NBYTES, _MOST_INFLATED * extent.nbytes):
+        what = f"its {extent.nbytes:,} bytes would inflate to {most:,}"
+        raise ParamctlError(f"{shortened(param.name)}: {what}")
+
+
 def read_range(param: Param, path: str, offset: int, nbytes: int) -> bytearray:
     """Bytes of a file that `param` is made of.
 
@@ -74,28 +211,30 @@ def filled(descriptor: int, param: Param, offset: int, nbytes: int) -> bytearray
         ParamctlError: the file ends before.
     """
     data = bytearray(nbytes)
-    view = memoryview(data)
+    fill(descriptor, param, offset, memoryview(data))
+    return data
+
+
+def fill(descriptor: int, param: Param, offset: int, view: memoryview) -> None:
+    """As `filled`, into memory that is there."""
     while view:
         got = os.preadv(descriptor, [view[: 1 << 30]], offset)
         if not got:
             raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
         view, offset = view[got:], offset + got
-    return data
 
 
 def _unpacked(param: Param, extent: Extent) -> bytes | bytearray:
     if not extent.packing:
         return read_range(param, extent.path, extent.offset, extent.nbytes)
+    _hold_against_packed(param, extent)
     most = param.storage.nbytes
-    if most > max(_FREELY_INFLATED_NBYTES, _MOST_INFLATED * extent.nbytes):
-        what = f"its {extent.nbytes:,} bytes would inflate to {most:,}"
-        raise ParamctlError(f"{shortened(param.name)}: {what}")
     raw = read_range(param, extent.path, extent.offset, extent.nbytes)
     inflater = zlib.decompressobj(-15)
     try:
         data = inflater.decompress(raw, extent.skip + most)
     except zlib.error as error:
-        raise ParamctlError(f"{shortened(param.name)}: its bytes do not inflate: {error}") from None
+        raise _uninflatable(param, error) from None
     if len(data) < extent.skip + param.storage.nbytes:
         raise ParamctlError(
             f"{shortened(param.name)}: its bytes inflate to {len(data) - extent.skip:,}, not {param.storage.nbytes:,}"

@@ -30,6 +30,11 @@ _CRUMBS = np.array([0, 2, 4, 6], np.uint8)[:, None]
 _POWERS_OF_3 = np.array([1, 3, 9, 27, 81], np.uint8)[:, None]
 
 
+def knows(name: str) -> bool:
+    """Whether the numbers of a dtype's blocks are known."""
+    return name in LAYOUTS
+
+
 def array(param: Param) -> Array:
     """The values of `param`, whose dtype is one of `LAYOUTS`, shaped and strided as it is.
 
