@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from paramctl import formats, ops
 from paramctl.checkpoint import Checkpoint, Param
@@ -150,6 +150,35 @@ class Model:
     def ties(self) -> Report:
         """Groups of tied tensors."""
         return _report(ops.ties.ties(self.checkpoint, self.unsliced("ties")))
+
+    def stats(
+        self,
+        *,
+        columns: Sequence[str] = (),
+        quantiles: Sequence[float] = (),
+        bins: int = 0,
+        threshold: float = 0.0,
+        sample: bool = False,
+        by: Literal["tensor", "module"] = "tensor",
+        depth: int | None = None,
+        tell: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Statistics of the finite elements of each tensor, or of all below each module.
+
+        Args:
+            columns: beside the usual, as `l1`, `kurtosis`, `zero_rows`, `spectral_norm`.
+            quantiles: from 0 to 1, each a column `q0.5`.
+            bins: of a histogram between the least and the greatest element, a column `hist`; 0 for none.
+            threshold: the magnitude up to which an element counts for `sparsity`.
+            sample: the standard deviation with a divisor of n - 1.
+            by: a row for each tensor, or for each module that has tensors of its own.
+            depth: a row for each branch at most so many steps below the root.
+            tell: told the bytes that are read, as they are.
+        """
+        model = self.with_values()
+        wanted = ops.stats.Wanted(tuple(columns), tuple(quantiles), bins, threshold, sample)
+        made = ops.stats.stats(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
+        return _report(made)
 
     def init(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-Unit = Literal["", "name", "names", "shape", "count", "bytes", "number", "value"]
+Unit = Literal["", "name", "names", "shape", "count", "bytes", "number", "value", "histogram"]
 
 
 class Column(NamedTuple):

@@ -11,8 +11,8 @@ from types import ModuleType
 
 from paramctl.errors import MissingLibraryError
 
-OPERATIONS = ("ls", "tree", "info", "ties", "show", "set", "init", "edit", "check")
-_LIBRARIES = ("torch", "numpy", "ml_dtypes")
+OPERATIONS = ("ls", "tree", "info", "ties", "show", "set", "init", "edit", "check", "stats")
+_LIBRARIES = ("torch", "numpy", "ml_dtypes", "numkong")
 
 
 def __getattr__(name: str) -> ModuleType:

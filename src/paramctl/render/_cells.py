@@ -97,6 +97,13 @@ def shape_text(shape: Sequence[int], screen: Screen) -> str:
     return ("x" if screen.ascii else "×").join(map(str, shape)) or "scalar"
 
 
+def bars_text(counts: Sequence[int], screen: Screen) -> str:
+    """A bar for each count, as high as its share of the greatest; what is not 0 is seen."""
+    bars = " .:-=+*#%" if screen.ascii else " ▁▂▃▄▅▆▇█"
+    most = max(counts, default=0)
+    return "".join(bars[-(-count * (len(bars) - 1) // most)] if count else " " for count in counts)
+
+
 def value_text(value: Any, unit: str, screen: Screen) -> str:
     """A raw value as a reader wants it: `1,024`, `1.0 KiB`, `8×4`, four digits of a float."""
     if value is None or (unit != "shape" and value == []):
@@ -113,6 +120,8 @@ def value_text(value: Any, unit: str, screen: Screen) -> str:
         return name_text(value) if unit == "name" else escaped(value)
     if unit == "shape" and isinstance(value, (list, tuple)):
         return shape_text(value, screen)
+    if unit == "histogram" and isinstance(value, (list, tuple)):
+        return bars_text(value, screen)
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return ", ".join(map(name_text, value))
     return compact(value)

@@ -35,6 +35,13 @@ class Lane(NamedTuple):
     is_complex: bool = False
 
     @property
+    def number(self) -> str:
+        """Numpy's code for what `decode` gives."""
+        if self.stored.str[1:] in ("f4", "f8", "i8", "u8"):
+            return self.stored.str[1:]
+        return "f8" if self.stored.str[1:] in ("i4", "u4") else "f4"
+
+    @property
     def is_exact_integer(self) -> bool:
         """Whether `decode` gives 64-bit integers, which are beyond float64."""
         return self.stored.kind in "iu" and self.stored.itemsize == 8

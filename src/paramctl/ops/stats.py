@@ -1,0 +1,294 @@
+"""Values tier: what is to be said of the numbers of each tensor, or of all below a module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from paramctl import sharing
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.contents import Window
+from paramctl.errors import FileError, ParamctlError, nearest, shortened
+from paramctl.report import Column, Report
+from paramctl.select import Selection
+from paramctl.values.channels import channels
+from paramctl.values.distribution import distribution
+from paramctl.values.scan import scan
+from paramctl.values.spectrum import spectrum
+from paramctl.values.summary import Extra, Summary, merged, summarize
+
+By = Literal["tensor", "module"]
+
+COLUMNS = (
+    Column("name", "name"),
+    Column("dtype"),
+    Column("shape", "shape"),
+    Column("numel", "count"),
+    Column("mean", "number"),
+    Column("std", "number"),
+    Column("min", "number"),
+    Column("max", "number"),
+    Column("l2", "number"),
+    Column("zeros", "count"),
+    Column("nan", "count"),
+    Column("inf", "count"),
+)
+MORE = {
+    column.key: column
+    for column in (
+        Column("l1", "number"),
+        Column("rms", "number"),
+        Column("absmax", "number"),
+        Column("skew", "number"),
+        Column("kurtosis", "number"),
+        Column("sparsity", "number"),
+        Column("first_nan", "shape"),
+        Column("first_inf", "shape"),
+        Column("zero_rows", "count"),
+        Column("zero_cols", "count"),
+        Column("repeated_rows", "count"),
+        Column("spectral_norm", "number"),
+        Column("condition", "number"),
+        Column("stable_rank", "number"),
+        Column("effective_rank", "number"),
+        Column("tensors", "count"),
+    )
+}
+SPECTRAL = ("spectral_norm", "condition", "stable_rank", "effective_rank")
+_UNBOUNDED = ("first_nan", "first_inf")
+_CHANNELS = ("zero_rows", "zero_cols", "repeated_rows")
+_OF_TENSORS = (*SPECTRAL, *_UNBOUNDED, *_CHANNELS)
+_MERGED = ("mean", "std", "min", "max", "l2", "zeros", "nan", "inf")  # what totals tell of all
+
+
+class Wanted(NamedTuple):
+    """What is asked for beside the columns that are always there.
+
+    `columns` are keys of `MORE`; `quantiles` from 0 to 1; `bins` of a histogram, 0 for none; `threshold` of the
+    magnitude up to which an element counts for `sparsity`; `sample` for the standard deviation with n - 1.
+    """
+
+    columns: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    bins: int = 0
+    threshold: float = 0.0
+    sample: bool = False
+
+
+class _Group(NamedTuple):
+    """A row: one tensor, or all that lie below a module, each element once."""
+
+    name: str
+    params: tuple[Param, ...]
+
+
+def stats(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    wanted: Wanted = Wanted(),  # noqa: B008 - a constant
+    *,
+    by: By = "tensor",
+    depth: int | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> Report:
+    """A row for each chosen tensor, or for each module: statistics of its finite elements.
+
+    Args:
+        checkpoint: what the tensors are of.
+        selection: of it.
+        wanted: what is asked for beside the usual.
+        by: `module` for a row for each module that has tensors of its own, over all below it.
+        depth: with modules, those at most so many steps below the root.
+        tell: told the bytes that are read, as they are.
+
+    Raises:
+        FileError: the bytes are not there.
+        ParamctlError: a column that is none, or that modules have not.
+    """
+    by = "module" if depth is not None else by
+    _check(wanted, by)
+    groups = _modules(selection.chosen, depth) if by == "module" else [_Group(p.name, (p,)) for p in selection.chosen]
+    with Window(tell) as window:
+        reckoner = _Reckoner(window, wanted)
+        rows = tuple(reckoner.row(group, by) for group in groups)
+        whole = reckoner.whole(selection.chosen)
+    totals = sharing.totals(checkpoint, selection.chosen)
+    totals |= {key: _summarized(whole, key, wanted) for key in _MERGED}
+    return Report(
+        columns(wanted, by), rows, totals, checkpoint.source.name, checkpoint.format, notes=tuple(reckoner.notes)
+    )
+
+
+def columns(wanted: Wanted, by: By = "tensor") -> tuple[Column, ...]:
+    """The columns of a report."""
+    more = [MORE[key] for key in dict.fromkeys((*(("tensors",) if by == "module" else ()), *wanted.columns))]
+    quantiles = [Column(quantile_key(at), "number") for at in wanted.quantiles]
+    return (*COLUMNS, *more, *quantiles, *([Column("hist", "histogram")] if wanted.bins else []))
+
+
+def quantile_key(at: float) -> str:
+    """`q0.5` for the median."""
+    return f"q{at:g}"
+
+
+def _check(wanted: Wanted, by: By) -> None:
+    for key in wanted.columns:
+        if key not in MORE:
+            close = nearest(key, list(MORE))
+            raise ParamctlError(f"no column {shortened(key)}", hint=f"one of {', '.join(close or MORE)}")
+        if by == "module" and key in _OF_TENSORS:
+            raise ParamctlError(f"{key} is of a tensor, and not of a module", hint="leave out --by and --depth")
+    for at in wanted.quantiles:
+        if not 0 <= at <= 1:
+            raise ParamctlError(f"a quantile of {at:g}: not from 0 to 1")
+
+
+def _modules(params: Iterable[Param], depth: int | None) -> list[_Group]:
+    """The modules that have tensors of their own, or, with a depth, the branches down to it; parents first."""
+    found: dict[str, list[Param]] = {}
+    owners = {_owner(param.name) for param in params}
+    for param in params:
+        steps = param.name.split(".")[:-1]
+        for level in range(len(steps) + 1):
+            path = ".".join(steps[:level])
+            if (path in owners) if depth is None else (level <= depth):
+                found.setdefault(path, []).append(param)
+    return [_Group(path, tuple(below)) for path, below in found.items()]
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+# ----------------------------------------------------------------------------- a row
+
+
+def identity(param: Param) -> tuple[Any, ...]:
+    """The same for names of the very same elements."""
+    return (param.storage.key, param.storage_offset, param.shape, param.stride, param.dtype.name)
+
+
+class _Reckoner:
+    """Each tensor is read once, whatever the number of its names and of the modules that it is in."""
+
+    def __init__(self, window: Window, wanted: Wanted) -> None:
+        self.window, self.wanted = window, wanted
+        keys = frozenset(wanted.columns)
+        self.extra = Extra(
+            shape=not keys.isdisjoint({"skew", "kurtosis"}),
+            absolutes="l1" in keys,
+            threshold=wanted.threshold if "sparsity" in keys else None,
+        )
+        self.notes: list[str] = []
+        self.known: dict[Any, Summary | None] = {}
+        self.looked: dict[Any, Mapping[str, Any]] = {}
+
+    def summary(self, param: Param) -> Summary | None:
+        """None where its numbers cannot be told, which a note says."""
+        key = identity(param)
+        if key not in self.known:
+            try:
+                self.known[key] = summarize(param, self.window, self.extra)
+            except FileError:
+                raise
+            except ParamctlError as error:
+                self.notes.append(error.what)
+                self.known[key] = None
+        return self.known[key]
+
+    def whole(self, params: Iterable[Param]) -> Summary | None:
+        """Of all, each element once; None where some cannot be told."""
+        parts = [self.summary(param) for param in _once(params)]
+        return None if None in parts else merged(part for part in parts if part is not None)
+
+    def row(self, group: _Group, by: By) -> tuple[Any, ...]:
+        params = _once(group.params)
+        summary = self.whole(params)
+        first = group.params[0]
+        dtypes = {param.dtype.name for param in params}
+        told: dict[str, Any] = {
+            "name": group.name,
+            "dtype": dtypes.pop() if len(dtypes) == 1 else None,
+            "shape": list(first.shape) if by == "tensor" else None,
+            "numel": sum(param.numel for param in params),
+            "tensors": len(group.params),
+        }
+        if summary is not None:
+            told |= self.more(params, summary)
+        return tuple(
+            told[key] if key in told else None if summary is None else _summarized(summary, key, self.wanted)
+            for key in (column.key for column in columns(self.wanted, by))
+        )
+
+    def more(self, params: Sequence[Param], summary: Summary) -> Mapping[str, Any]:
+        """What needs a look of its own."""
+        key = tuple(map(identity, params))
+        if key not in self.looked:
+            self.looked[key] = {**self.spread(params, summary), **self.of_tensor(params[0], summary)}
+        return self.looked[key]
+
+    def spread(self, params: Sequence[Param], summary: Summary) -> dict[str, Any]:
+        wanted = self.wanted
+        if not wanted.quantiles and not wanted.bins:
+            return {}
+        limits = (summary.min, summary.max)
+        found = distribution(params, self.window, at=wanted.quantiles, bins=wanted.bins, limits=limits)
+        whole = all(param.dtype.kind in ("int", "uint", "bool") for param in params)
+        quantiles = [_integer(value) if whole else value for value in found.quantiles]
+        told: dict[str, Any] = dict(zip(map(quantile_key, wanted.quantiles), quantiles, strict=True))
+        return told | ({"hist": list(found.counts)} if wanted.bins else {})
+
+    def of_tensor(self, param: Param, summary: Summary) -> dict[str, Any]:
+        keys = frozenset(self.wanted.columns)
+        told: dict[str, Any] = {}
+        if not keys.isdisjoint(_UNBOUNDED):
+            found = scan(param) if summary.nan or summary.inf else None
+            told |= {
+                "first_nan": _listed(found.first_nan if found else None),
+                "first_inf": _listed(found.first_inf if found else None),
+            }
+        if not keys.isdisjoint(_CHANNELS):
+            told |= _fields(_CHANNELS, channels(param, self.window))
+        if not keys.isdisjoint(SPECTRAL):
+            told |= _fields(SPECTRAL, self.spectrum(param))
+        return told
+
+    def spectrum(self, param: Param) -> Any:
+        try:
+            return spectrum(param, self.window)
+        except FileError:
+            raise
+        except ParamctlError as error:
+            self.notes.append(error.what)
+            return None
+
+
+def _once(params: Iterable[Param]) -> list[Param]:
+    """Of names of the very same elements the first."""
+    return list({identity(param): param for param in reversed(tuple(params))}.values())[::-1]
+
+
+def _listed(index: tuple[int, ...] | None) -> list[int] | None:
+    return None if index is None else list(index)
+
+
+def _fields(keys: Sequence[str], found: Any) -> dict[str, Any]:
+    values = (None,) * len(keys) if found is None else found
+    return {key: _plain(value) for key, value in zip(keys, values, strict=True)}
+
+
+def _integer(value: float | int | None) -> float | int | None:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _summarized(summary: Summary | None, key: str, wanted: Wanted) -> Any:
+    if summary is None:
+        return None
+    if key == "std":
+        return summary.deviation(1 if wanted.sample else 0)
+    return getattr(summary, key)
