@@ -278,7 +278,7 @@ def _fields(keys: Sequence[str], found: Any) -> dict[str, Any]:
     return {key: _plain(value) for key, value in zip(keys, values, strict=True)}
 
 
-def _integer(value: float | int | None) -> float | int | None:
+def _integer(value: float | None) -> float | int | None:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
