@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import gguf
 import numpy as np
@@ -14,6 +15,7 @@ from paramctl.dtypes import DTYPES
 from paramctl.values import blocks
 
 WITHOUT_ORACLE = ("q8_1", "q8_k")
+CODEBOOKS = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")
 FIELDS_OF_TWO_BYTES = {  # that are turned round in a file of the other byte order
     "q4_0": [0], "q4_1": [0, 2], "q8_0": [0], "q2_k": [80, 82], "q3_k": [108], "q4_k": [0, 2], "q5_k": [0, 2],
     "q6_k": [208], "iq4_nl": [0], "iq4_xs": [0, 2], "tq1_0": [52], "tq2_0": [64], "mxfp4": [], "nvfp4": [],
@@ -37,7 +39,7 @@ def assert_same_bits(mine: np.ndarray, theirs: np.ndarray) -> None:
     np.testing.assert_array_equal(mine.view(np.uint32)[number], theirs.view(np.uint32)[number])
 
 
-@pytest.mark.parametrize("name", [name for name in blocks.LAYOUTS if name not in WITHOUT_ORACLE])
+@pytest.mark.parametrize("name", [name for name in (*blocks.LAYOUTS, *CODEBOOKS) if name not in WITHOUT_ORACLE])
 def test_numbers_are_those_of_ggml(name: str):
     """Every block of any bytes has the numbers that gguf gives it, to the last bit."""
     raw = random_blocks(name, 500)
@@ -81,12 +83,19 @@ def test_a_view_of_blocks(name: str):
     assert values.array(whole._replace(shape=(0, 3 * per))).shape == (0, 3 * per)
 
 
-@pytest.mark.parametrize("name", ["iq1_s", "iq2_xxs", "iq3_s", "q4_0_8_8", "q1_0"])
-def test_numbers_of_codebooks_are_not_read(name: str):
+@pytest.mark.parametrize("name", ["q4_0_8_8", "q1_0"])
+def test_numbers_of_other_blocks_are_not_read(name: str):
     """A type that is known by its size alone is refused by its name."""
     one = param(random_blocks(name, 1), name, (DTYPES[name].block_numel,))
     with pytest.raises(values.ParamctlError, match=f"^error: w: values of {name} are not read yet$"):
         values.array(one)
+
+
+def test_codebooks_need_their_library(monkeypatch: pytest.MonkeyPatch):
+    """A type whose numbers are of a codebook says that it needs gguf, where that is not installed."""
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(values.ParamctlError, match=r"^error: values of iq2_s need gguf, which is not installed\n"):
+        values.array(param(random_blocks("iq2_s", 1), "iq2_s", (256,)))
 
 
 def test_more_dimensions_than_numpy_has():

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paramctl import contents
-from paramctl.checkpoint import Param
+from paramctl.checkpoint import Param, reach
 from paramctl.errors import ParamctlError, shortened
-from paramctl.values import blocks
+from paramctl.values.lanes import lane
 
 Array = NDArray[Any]
 
@@ -31,6 +31,8 @@ _NUMPY = {
     "bits1x8": np.uint8,
     "bits2x4": np.uint8,
     "bits4x2": np.uint8,
+    **{f"uint{bits}": np.uint8 for bits in range(1, 8)},
+    **{f"int{bits}": np.int8 for bits in range(1, 8)},
 }  # quantized, and bits of which no more is known: the integers that are stored
 _CHUNK = 1 << 20
 
@@ -41,15 +43,22 @@ def numpy_dtype(param: Param) -> np.dtype[Any]:
     Raises:
         ParamctlError: numpy has none.
     """
+    found = _numpy_dtype(param)
+    if found is None:
+        raise ParamctlError(f"{shortened(param.name)}: numpy has no {param.dtype.name}")
+    return found.newbyteorder(">") if param.storage.byteorder == "big" and found.itemsize > 1 else found
+
+
+def _numpy_dtype(param: Param) -> np.dtype[Any] | None:
     name = param.dtype.name
     if name == "complex32":
         name = "float16"  # pairs, which `on` puts in a last axis
-    found: np.dtype[Any] | None = None
+    if param.dtype.block_numel > 1:  # numpy may know the name, with a byte for each element
+        return None
     with contextlib.suppress(TypeError):
-        found = np.dtype(_NUMPY.get(name, name))
-    if found is None or param.dtype.block_numel > 1:  # numpy may know the name, with a byte for each element
-        raise ParamctlError(f"{shortened(param.name)}: values of {name} are not read yet")
-    return found.newbyteorder(">") if param.storage.byteorder == "big" and found.itemsize > 1 else found
+        found: np.dtype[Any] = np.dtype(_NUMPY.get(name, name))
+        return found
+    return None
 
 
 def on(param: Param, span: Any) -> Array:
@@ -69,14 +78,31 @@ def on(param: Param, span: Any) -> Array:
 
 
 def array(param: Param) -> Array:
-    """The values of `param`, shaped and strided as it is; of ggml's blocks the numbers that they stand for.
+    """The values of `param`, shaped and strided as it is; of what numpy has no type for, as float32.
+
+    That is packed types and ggml's blocks. Where torch counts a pair as one element, the pair is a last axis.
 
     Raises:
         FileError: the bytes are not there, or cannot be had.
     """
-    if param.dtype.name in blocks.LAYOUTS:
-        return blocks.array(param)
-    return on(param, span_bytes(param))
+    return on(param, span_bytes(param)) if _numpy_dtype(param) is not None else _decoded(param)
+
+
+def _decoded(param: Param) -> Array:
+    found, block_numel = lane(param), param.dtype.block_numel
+    parts = found.per_element
+    low, _ = reach(param.shape, param.stride)
+    first = (param.storage_offset + low) // block_numel * block_numel
+    shape, stride = param.shape, tuple(by * 4 * parts for by in param.stride)
+    if parts > 1:
+        shape, stride = (*shape, parts), (*stride, 4)
+    try:
+        if not param.numel:
+            return np.zeros(shape, np.float32)
+        flat = found.decode(np.frombuffer(span_bytes(param), found.stored)).copy()
+        return np.ndarray(shape, np.float32, flat, (param.storage_offset - first) * 4 * parts, stride)
+    except ValueError as error:  # more dimensions than numpy has, or an empty tensor of terabytes
+        raise ParamctlError(f"{shortened(param.name)}: numpy has no such array: {error}") from None
 
 
 def span_bytes(param: Param) -> Any:

@@ -1,11 +1,10 @@
 """Values tier: the numbers that ggml's blocks of quantized elements stand for, as float32.
 
 A block holds a scale or a few, and small integers; an element is their product, some less a minimum. Products and
-differences are taken in float32 in ggml's order, so that every bit is the same as there. Of a view only the blocks
-that it touches are read.
+differences are taken in float32 in ggml's order, so that every bit is the same as there.
 
 Source: ggml/src/ggml-common.h (the blocks); ggml/src/ggml-quants.c (`dequantize_row_*`). The types whose integers are
-numbers of a codebook (iq1, iq2, iq3) are not read.
+numbers of a codebook (iq1, iq2, iq3) are left to the gguf library, which has the codebooks.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paramctl import contents
-from paramctl.checkpoint import Param, reach
-from paramctl.errors import ParamctlError, shortened
+from paramctl.errors import MissingLibraryError
 
 Array = NDArray[Any]
 Layout = Callable[[Array, str], Array]  # bytes (n, block_nbytes) and a byte order, to elements (n, block_numel)
 
 _CHUNK_NUMEL = 1 << 20
+_CODEBOOKS = frozenset(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"))
 _NONLINEAR = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 _E2M1_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 _CRUMBS = np.array([0, 2, 4, 6], np.uint8)[:, None]
@@ -31,39 +29,37 @@ _POWERS_OF_3 = np.array([1, 3, 9, 27, 81], np.uint8)[:, None]
 
 
 def knows(name: str) -> bool:
-    """Whether the numbers of a dtype's blocks are known."""
-    return name in LAYOUTS
-
-
-def array(param: Param) -> Array:
-    """The values of `param`, whose dtype is one of `LAYOUTS`, shaped and strided as it is.
-
-    Raises:
-        FileError: the bytes are not there, or cannot be had.
-    """
-    dtype = param.dtype
-    stride = tuple(by * 4 for by in param.stride)
-    try:
-        if not param.numel:
-            return np.zeros(param.shape, np.float32)
-        low, _ = reach(param.shape, param.stride)
-        first = (param.storage_offset + low) // dtype.block_numel * dtype.block_numel
-        raw = np.frombuffer(contents.read(param, *param.span), np.uint8).reshape(-1, dtype.block_nbytes)
-        flat = dequantized(dtype.name, raw, dtype.block_numel, order=">" if param.storage.byteorder == "big" else "<")
-        return np.ndarray(param.shape, np.float32, flat, (param.storage_offset - first) * 4, stride)
-    except ValueError as error:  # more dimensions than numpy has, or an empty tensor of terabytes
-        raise ParamctlError(f"{shortened(param.name)}: numpy has no such array: {error}") from None
+    """Whether a dtype is one of ggml's whose blocks can be read."""
+    return name in LAYOUTS or name in _CODEBOOKS
 
 
 def dequantized(name: str, raw: Array, block_numel: int, *, order: str = "<") -> Array:
     """The elements of blocks of bytes (n, block_nbytes), one after another, by a chunk that fits the cache."""
-    layout = LAYOUTS[name]
+    layout = LAYOUTS.get(name) or _of_library(name)
     made = np.empty((len(raw), block_numel), np.float32)
     step = max(1, _CHUNK_NUMEL // block_numel)
     with np.errstate(all="ignore"):  # scales that are infinite or no numbers are the file's
         for start in range(0, len(raw), step):
             made[start : start + step] = layout(raw[start : start + step], order)
     return made.reshape(-1)
+
+
+def _of_library(name: str) -> Layout:
+    try:
+        from gguf import GGMLQuantizationType, quants  # noqa: PLC0415 - 60 ms that only a codebook pays
+    except ImportError:
+        raise MissingLibraryError(
+            f"values of {name} need gguf, which is not installed", hint="pip install gguf"
+        ) from None
+    kind = GGMLQuantizationType[name.upper()]
+
+    def layout(raw: Array, order: str) -> Array:
+        if order == ">":
+            raise MissingLibraryError(f"values of {name} are read in little-endian order only")
+        made: Array = quants.dequantize(raw, kind)
+        return made
+
+    return layout
 
 
 def _half(raw: Array, at: int, order: str) -> Array:
