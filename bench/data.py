@@ -1,15 +1,20 @@
 """Makes the files that the benches read, each only if it is missing.
 
-They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 1.1 GB:
+They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 2.7 GB:
 
     small.{pt,safetensors}        the network of models/mlp.py
     gpt-508mb.{pt,safetensors}    a bfloat16 GPT of 254,053,376 parameters, lm_head tied to wte
+    gpt-508mb-tuned.safetensors   the same with eight of its layers trained a little: half of its tensors changed
+    gpt-1gb.safetensors           the same in float32
+    sparse-{1,10,100}gb.safetensors   zeros of float32 that take no room on the disk
     moe-90k.{pt,safetensors}      90,000 tensors of two or four elements, named as a mixture of experts
 """
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -102,11 +107,35 @@ def save_with_aliases(model: nn.Module, path: Path) -> None:
     save_model(model, str(path), metadata={"format": "pt"})
 
 
+def tuned() -> nn.Module:
+    """Eight of sixteen layers moved by a thousandth of a weight's spread and more, as a short training does."""
+    model = gpt()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if any(f".h.{layer}." in name for layer in range(8, 16)):
+                parameter.add_(1e-3 * torch.randn_like(parameter))
+    return model
+
+
+def save_sparse(path: Path, numel: int) -> None:
+    """One matrix of zeros of float32, of which only the header is on the disk."""
+    entry = {"dtype": "F32", "shape": [numel // 4096, 4096], "data_offsets": [0, numel * 4]}
+    header = json.dumps({"w": entry}).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + numel * 4)
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "small.pt": lambda path: save_state_dict(small(), path),
     "small.safetensors": lambda path: save_with_aliases(small(), path),
     "gpt-508mb.pt": lambda path: save_state_dict(gpt(), path),
     "gpt-508mb.safetensors": lambda path: save_with_aliases(gpt(), path),
+    "gpt-508mb-tuned.safetensors": lambda path: save_with_aliases(tuned(), path),
+    "gpt-1gb.safetensors": lambda path: save_with_aliases(gpt().float(), path),
+    **{f"sparse-{gb}gb.safetensors": partial(save_sparse, numel=gb << 28) for gb in (1, 10, 100)},
     "moe-90k.pt": lambda path: torch.save(moe(), path),
     "moe-90k.safetensors": lambda path: save_file(moe(), path, metadata={"format": "pt"}),
 }
@@ -117,9 +146,9 @@ def make(name: str) -> None:
     target = DATA / name
     if target.exists():
         return
-    partial = target.with_name(f"partial-{name}")
-    FILES[name](partial)
-    partial.replace(target)
+    unfinished = target.with_name(f"partial-{name}")
+    FILES[name](unfinished)
+    unfinished.replace(target)
     print(f"{target}: {target.stat().st_size:,} bytes")
 
 

@@ -3,29 +3,11 @@
 Exits 1 if a target is missed.
 """
 
-import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-from _timing import (
-    Candidate,
-    Target,
-    compile_package,
-    count_lines,
-    driver_mib,
-    imported,
-    measure,
-    misses,
-    table,
-)
-
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("PARAMCTL_BENCH_DATA", ROOT / "bench" / "data"))
-PEERS = DATA / "peers" / "bin"
-PYTHON = sys.executable
-PARAMCTL = str(Path(PYTHON).with_name("paramctl"))  # as installed, beside the Python that runs this
+from _parts import DATA, PARAMCTL, PYTHON, ROOT, Part, on_terminal, paramctl, peer, run, snippet
+from _timing import Candidate, Target, count_lines, imported
 
 SMALL = ("small.pt", "small.safetensors")
 MANY = ("moe-90k.safetensors", "moe-90k.pt")
@@ -46,20 +28,8 @@ with safetensors.safe_open(sys.argv[1], "np") as file:
 """
 
 
-def paramctl(verb: str, name: str, target: Target) -> Candidate:
-    return Candidate(f"paramctl {verb} {name}", (PARAMCTL, verb, str(DATA / name)), target)
-
-
-def on_terminal(candidate: Candidate) -> Candidate:
-    return candidate._replace(name=f"{candidate.name}, on a terminal", terminal=True)
-
-
 def parse(name: str) -> Candidate:
     return Candidate(f"header of {name} alone", (PYTHON, str(ROOT / "bench" / "_parse.py"), str(DATA / name)))
-
-
-def snippet(name: str, code: str, *argv: str) -> Candidate:
-    return Candidate(name, (PYTHON, "-c", code, *argv))
 
 
 def peers(name: str) -> Iterator[Candidate]:
@@ -71,14 +41,14 @@ def peers(name: str) -> Iterator[Candidate]:
         "sft": ("tree",),
     }
     for tool, arguments in calls.items():
-        if (PEERS / tool).exists() and name.endswith(".safetensors"):
-            yield Candidate(" ".join((tool, *arguments, name)), (str(PEERS / tool), *arguments, str(DATA / name)))
+        if name.endswith(".safetensors"):
+            yield from peer(tool, *arguments, names=(name,))
 
 
 def small() -> list[list[Candidate]]:
     target = Target(times=1.25)
-    looks = [paramctl(verb, name, target) for name in SMALL for verb in LOOKS]
-    drawn = [on_terminal(paramctl(verb, "small.pt", target)) for verb in LOOKS]
+    looks = [paramctl(verb, name, target=target) for name in SMALL for verb in LOOKS]
+    drawn = [on_terminal(paramctl(verb, "small.pt", target=target)) for verb in LOOKS]
     return [[snippet(f'`python -c "{IMPORT_TYPER_AND_RICH}"`', IMPORT_TYPER_AND_RICH), *looks, *drawn]]
 
 
@@ -90,8 +60,8 @@ def large() -> list[list[Candidate]]:
     pt = [
         yardstick,
         parse(name),
-        *(paramctl(verb, name, target) for verb in LOOKS),
-        on_terminal(paramctl("tree", name, Target())),
+        *(paramctl(verb, name, target=target) for verb in LOOKS),
+        on_terminal(paramctl("tree", name)),
     ]
     name = "gpt-508mb.safetensors"
     safetensors = [
@@ -99,8 +69,8 @@ def large() -> list[list[Candidate]]:
         parse(name),
         snippet(f"safe_open({name}).keys()", SAFE_OPEN, str(DATA / name)),
         *peers(name),
-        *(paramctl(verb, name, target) for verb in LOOKS),
-        on_terminal(paramctl("tree", name, Target())),
+        *(paramctl(verb, name, target=target) for verb in LOOKS),
+        on_terminal(paramctl("tree", name)),
     ]
     return [pt, safetensors]
 
@@ -110,15 +80,15 @@ def many() -> list[list[Candidate]]:
         [
             parse(name),
             *peers(name),
-            *(paramctl(verb, name, Target(times=5)) for verb in ("ls", "tree")),
-            *(paramctl(verb, name, Target()) for verb in ("info", "ties")),
-            *(on_terminal(paramctl(verb, name, Target())) for verb in ("ls", "tree")),
+            *(paramctl(verb, name, target=Target(times=5)) for verb in ("ls", "tree")),
+            *(paramctl(verb, name) for verb in ("info", "ties")),
+            *(on_terminal(paramctl(verb, name)) for verb in ("ls", "tree")),
         ]
         for name in MANY
     ]
 
 
-PARTS: dict[str, tuple[str, int, Callable[[], list[list[Candidate]]]]] = {
+PARTS: dict[str, Part] = {
     "small": ("A small file", 15, small),
     "large": ("508 MB", 7, large),
     "many": ("90,000 tensors", 5, many),
@@ -143,44 +113,10 @@ def tree_lengths() -> Iterator[str]:
         yield f"`paramctl tree {name}` " + ("failed" if lines is None else f"prints {lines:,} lines")
 
 
-def run_part(part: str, rounds: int | None) -> Iterator[str]:
-    """Prints the tables of one part, and yields what they miss."""
-    title, usual_rounds, groups = PARTS[part]
-    rounds = rounds or usual_rounds
-    print(f"\n### {title}: median of {rounds} runs")
-    for candidates in groups():
-        measurements = measure(candidates, rounds=rounds)
-        print(f"\n{table(measurements)}", flush=True)
-        for measurement in measurements:
-            yield from (f"{measurement.candidate.name}: {miss}" for miss in misses(measurement, measurements[0]))
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if none is given")
-    parser.add_argument("--rounds", type=int, help="runs of each process; each part has its own number otherwise")
-    parsed = parser.parse_args()
-    if unknown := set(parsed.parts) - set(PARTS):
-        parser.error(f"no part called {', '.join(sorted(unknown))}")
-    return parsed
-
-
-def main() -> int:
-    chosen = arguments()
-    if not (DATA / MANY[0]).exists():
-        print(
-            f"error: {DATA}: the files are not there\n\nhint: {PYTHON} bench/data.py makes them",
-            file=sys.stderr,
-        )
-        return 2
-    compile_package(ROOT / "src")
-    missed = [miss for part in chosen.parts or PARTS for miss in run_part(part, chosen.rounds)]
-    missed += forbidden_imports()
+def also() -> Iterator[str]:
+    yield from forbidden_imports()
     print("", *tree_lengths(), sep="\n")
-    print(f"\nNo peak can show less than the {driver_mib():.1f} MiB of this driver.")
-    print("\nMissed:" if missed else "\nEvery target is reached.", *missed, sep="\n- " if missed else "")
-    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(PARTS, __doc__, MANY[0], also))

@@ -11,7 +11,7 @@ mkdir -p "$peers"
 [ -x "$peers/bin/python" ] || "$python" -m venv "$peers"
 echo 'torch<0' > "$peers/no-torch.txt"
 
-for tool in safetensors-print sft-cli modelinfo-cli "ckptkit[cli]"; do
+for tool in safetensors-print sft-cli modelinfo-cli "ckptkit[cli]" model-fingerprint reminis tensortracker; do
     if "$peers/bin/python" -m pip install --quiet --constraint "$peers/no-torch.txt" "$tool"; then
         "$peers/bin/python" -m pip show "${tool%%[*}" | sed -n '1,2p' | paste -s -d ' ' -
     else
