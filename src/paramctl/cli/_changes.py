@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +9,7 @@ import typer
 
 from paramctl.checkpoint import Checkpoint
 from paramctl.cli._options import Output, say
+from paramctl.cli._progress import Progress
 from paramctl.errors import ParamctlError, shortened
 from paramctl.ops.edit import Edit
 from paramctl.plan import Change
@@ -42,48 +41,31 @@ class Writing:
         return source.name
 
 
-class _Progress:
-    """How far an edit is: said on a terminal, after half a second, and wiped away at the end."""
+def _watched(edit: Edit, progress: Progress) -> Edit:
+    """The same edit, telling before each change."""
+    changes = edit.plan.changes
+    told = tuple(_telling(change, f"{i:,} of {len(changes):,}", progress) for i, change in enumerate(changes, 1))
+    return edit._replace(plan=edit.plan._replace(changes=told))
 
-    def __init__(self, edit: Edit) -> None:
-        self.begun = time.monotonic()
-        self.count = len(edit.plan.changes)
-        self.is_said = False
 
-    def watched(self, edit: Edit) -> Edit:
-        """The same edit, telling before each change."""
-        changes = tuple(self.telling(index, change) for index, change in enumerate(edit.plan.changes))
-        return edit._replace(plan=edit.plan._replace(changes=changes))
+def _telling(change: Change, words: str, progress: Progress) -> Change:
+    compute, after = change.compute, change.after
+    if compute is None or after is None:
+        return change
 
-    def telling(self, index: int, change: Change) -> Change:
-        compute = change.compute
-        if compute is None or change.after is None:
-            return change
-        name = shortened(change.after.name, 60)
+    def run(span: memoryview) -> str:
+        progress.say(words, after.name)
+        return compute(span)
 
-        def run(span: memoryview) -> str:
-            if time.monotonic() - self.begun > 0.5:
-                self.is_said = True
-                print(f"\r\x1b[K{index + 1:,} of {self.count:,}  {name}", end="", file=sys.stderr, flush=True)
-            return compute(span)
-
-        return change._replace(compute=run)
-
-    def wipe(self) -> None:
-        """Take the line away."""
-        if self.is_said:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return change._replace(compute=run)
 
 
 def carry_out(edit: Edit, writing: Writing, output: Output, *, notes: tuple[str, ...] = ()) -> None:
     """Write the plan, or rehearse it; then show what each change did."""
     target = writing.target(edit.checkpoint)
-    progress = _Progress(edit)
-    watched = progress.watched(edit) if sys.stderr.isatty() else edit
-    try:
+    with Progress() as progress:
+        watched = _watched(edit, progress)
         report = watched.write(target) if target else watched.rehearse()
-    finally:
-        progress.wipe()
     if target != "-":
         output.show(report)
     for note in notes if target else (*notes, "nothing was written; -o OUT or --in-place writes"):

@@ -1,0 +1,64 @@
+"""Header tier: how far a command is: a line on stderr, on a terminal only, after half a second, wiped away at the end.
+
+>>> with Progress(total_nbytes) as progress, Window(progress.tell) as window:
+...     progress.name = "h.0.attn.weight"
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from typing import Self
+
+from paramctl.errors import shortened
+from paramctl.render._cells import bytes_text, cells
+
+_BEFORE, _BETWEEN = 0.5, 0.1  # seconds before the first line, and until the next
+
+
+class Progress:
+    """Of so many bytes those that were told; or, said in words of one's own."""
+
+    def __init__(self, nbytes: int = 0) -> None:
+        self.nbytes = nbytes
+        self.name = ""  # of what is being read
+        self._told = 0
+        self._due = time.monotonic() + _BEFORE if sys.stderr.isatty() else math.inf
+        self._is_said = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_said:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def tell(self, nbytes: int) -> None:
+        """That so many bytes more were read."""
+        self._told += nbytes
+        if time.monotonic() >= self._due:
+            told = min(self._told, self.nbytes)
+            self._print(f"{told / max(self.nbytes, 1):4.0%}  {bytes_text(told)} of {bytes_text(self.nbytes)}")
+
+    def say(self, words: str, name: str) -> None:
+        """How far it is, and with what."""
+        self.name = name
+        if time.monotonic() >= self._due:
+            self._print(words)
+
+    def _print(self, words: str) -> None:
+        self._is_said = True
+        self._due = time.monotonic() + _BETWEEN
+        room = _width() - len(words) - 3
+        name = shortened(self.name, room) if room > 8 else ""
+        line = f"{words}  {name}" if name and cells(name) <= room else words
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80
