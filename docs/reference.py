@@ -22,6 +22,7 @@ from paramctl.errors import Exit  # noqa: E402
 from paramctl.ops.check import COLUMNS as CHECK  # noqa: E402
 from paramctl.ops.ls import COLUMNS as LS  # noqa: E402
 from paramctl.ops.show import COLUMNS as SHOW  # noqa: E402
+from paramctl.ops.stats import COLUMNS as STATS  # noqa: E402
 from paramctl.ops.ties import COLUMNS as TIES  # noqa: E402
 
 COLUMNS = {
@@ -29,6 +30,7 @@ COLUMNS = {
     "ls": LS,
     "info": (),
     "show": SHOW,
+    "stats": STATS,
     "ties": TIES,
     "init": plan.COLUMNS,
     "set": plan.COLUMNS,

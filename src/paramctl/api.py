@@ -19,6 +19,7 @@ from paramctl.errors import SelectError, nearest, shortened
 from paramctl.report import Report
 from paramctl.select import Filters, Selection
 from paramctl.select import select as choose
+from paramctl.sharing import totals
 from paramctl.source import Source, resolve
 
 if TYPE_CHECKING:
@@ -98,6 +99,12 @@ class Model:
         """
         return choose(self.checkpoint, self.patterns, self.filters)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is chosen, each counted once."""
+        counted: int = totals(self.checkpoint, self.selection.chosen)["unique_nbytes"]
+        return counted
+
     def unsliced(self, command: str) -> Selection:
         """The selection, for what is about whole tensors."""
         selection = self.selection
@@ -159,6 +166,7 @@ class Model:
         bins: int = 0,
         threshold: float = 0.0,
         sample: bool = False,
+        spectral: bool = False,
         by: Literal["tensor", "module"] = "tensor",
         depth: int | None = None,
         tell: Callable[[int], None] | None = None,
@@ -171,12 +179,14 @@ class Model:
             bins: of a histogram between the least and the greatest element, a column `hist`; 0 for none.
             threshold: the magnitude up to which an element counts for `sparsity`.
             sample: the standard deviation with a divisor of n - 1.
+            spectral: what singular values say of matrices.
             by: a row for each tensor, or for each module that has tensors of its own.
             depth: a row for each branch at most so many steps below the root.
             tell: told the bytes that are read, as they are.
         """
         model = self.with_values()
-        wanted = ops.stats.Wanted(tuple(columns), tuple(quantiles), bins, threshold, sample)
+        more = (*columns, *(ops.stats.SPECTRAL if spectral else ()))
+        wanted = ops.stats.Wanted(more, tuple(quantiles), bins, threshold, sample)
         made = ops.stats.stats(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
         return _report(made)
 

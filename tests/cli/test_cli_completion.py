@@ -47,8 +47,8 @@ def complete(folder):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("paramctl ", ["tree", "ls", "info", "show", "ties", "init", "set", "check"]),
-        ("paramctl s", ["show", "set"]),
+        ("paramctl ", ["tree", "ls", "info", "show", "stats", "ties", "init", "set", "check"]),
+        ("paramctl s", ["show", "stats", "set"]),
         ("paramctl ls --fo", ["--format"]),
         ("paramctl ls mod", ["model.pt", "models/"]),
         ("paramctl info models/m", ["models/mlp.py"]),

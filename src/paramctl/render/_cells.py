@@ -101,7 +101,8 @@ def bars_text(counts: Sequence[int], screen: Screen) -> str:
     """A bar for each count, as high as its share of the greatest; what is not 0 is seen."""
     bars = " .:-=+*#%" if screen.ascii else " ▁▂▃▄▅▆▇█"
     most = max(counts, default=0)
-    return "".join(bars[-(-count * (len(bars) - 1) // most)] if count else " " for count in counts)
+    text = "".join(bars[-(-count * (len(bars) - 1) // most)] if count else " " for count in counts)
+    return text.rstrip() or "-"
 
 
 def value_text(value: Any, unit: str, screen: Screen) -> str:

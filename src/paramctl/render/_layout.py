@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 GAP = "  "
 # What a narrow terminal does without, first to last; a line below the table names them.
 _LESS_NEEDED = ("storage_offset", "storage", "stride", "file", "requires_grad", "module", "kind")
+_LESS_NEEDED_THAN_NUMBERS = ("shape", "dtype", "l2", "zeros", "max", "min")
 _NARROW = 24  # names are not folded further while a count can make room
 _NARROWEST = 12
 _ABSURD = 6
@@ -65,6 +66,8 @@ def says_something(column: Column, values: Sequence[Any], shapes: Sequence[Any])
         return bool(values)
     if column.key == "storage_offset":
         return any(values)
+    if column.key in ("nan", "inf"):  # the totals say that there are none
+        return any(values)
     if column.key == "file":
         return len(set(values)) > 1
     if column.key == "storage":
@@ -87,8 +90,8 @@ def without(columns: list[Drawn], width: int) -> tuple[list[Drawn], list[str]]:
     if not any(column.key == "name" for column in columns):
         return columns, hidden
     steps = [(_WIDEST, key) for key in _LESS_NEEDED] + [(_NARROW, "numel")]
-    if any(column.column.unit == "number" for column in columns):  # what a tensor is, beside how its values are
-        steps += [(_NARROW, "shape"), (_NARROW, "dtype")]
+    if any(column.column.unit == "number" for column in columns):
+        steps += [(_NARROW, key) for key in _LESS_NEEDED_THAN_NUMBERS]
     for most, key in steps:
         if _total([_wanted(column, most) for column in columns]) <= width:
             break

@@ -1,0 +1,82 @@
+"""Header tier: `paramctl stats`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from paramctl.cli._options import Model, Output
+from paramctl.cli._progress import Progress
+from paramctl.errors import ParamctlError, shortened
+
+EXAMPLES = """\b
+Examples:
+  paramctl stats model.pt '*.weight'
+  paramctl stats model.pt --depth 1 --quantiles 0.01,0.5,0.99 --hist
+  paramctl stats model.pt -f json | jq '.rows[] | select(.nan == 0) | .name'
+"""
+
+
+def command(
+    model: Model,
+    *,
+    quantiles: Annotated[str, typer.Option("--quantiles", "-q", metavar="Q,…", help="Each a column, as q0.5.")] = "",
+    hist: Annotated[bool, typer.Option("--hist", help="A histogram from min to max, a column hist.")] = False,
+    bins: Annotated[int, typer.Option("--bins", min=1, max=10_000, metavar="N", help="Of the histogram.")] = 20,
+    spectral: Annotated[
+        bool, typer.Option("--spectral", help="Norm, condition, stable and effective rank, by singular values.")
+    ] = False,
+    by: Annotated[
+        str, typer.Option("--by", metavar="WHAT", help="A row for each tensor, or for each module.")
+    ] = "tensor",
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=0, metavar="N", help="A row for each branch, N levels deep.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, metavar="X", help="Of the magnitudes that count for sparsity.")
+    ] = 0.0,
+    sample: Annotated[bool, typer.Option("--sample", help="std with a divisor of n - 1, and not of n.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None,
+    output: Output,
+) -> None:
+    """Statistics of the values: mean, std, min, max, norm, zeros, NaN and Inf.
+
+    They are of the finite elements; NaN and infinities are counted beside them. A complex element counts by its
+    magnitude. Of names of the very same elements each has its row, and a module and the totals count them once.
+
+    More columns, for --columns, --where and --sort: l1, rms, absmax, skew, kurtosis, sparsity (the share of elements
+    up to --threshold), first_nan, first_inf, zero_rows and zero_cols (unused rows of an embedding, dead output and
+    input channels), repeated_rows; and of matrices spectral_norm, condition, stable_rank, effective_rank.
+    """
+    output.check()
+    opened = model.open(values=True, seed=seed)
+    with Progress(opened.nbytes) as progress:
+        report = opened.stats(
+            quantiles=_numbers(quantiles),
+            bins=bins if hist else 0,
+            threshold=threshold,
+            sample=sample,
+            spectral=spectral,
+            by=_by(by),
+            depth=depth,
+            tell=progress.tell,
+        )
+    output.show(report)
+
+
+def _by(word: str) -> Literal["tensor", "module"]:
+    if word == "tensor":
+        return "tensor"
+    if word == "module":
+        return "module"
+    raise ParamctlError(f"--by {shortened(word)}: neither tensor nor module")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise ParamctlError(
+            f"--quantiles {shortened(text)}: not numbers with commas between", hint="0.01,0.5"
+        ) from None
