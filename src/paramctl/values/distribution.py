@@ -256,11 +256,25 @@ def _edges(bins: int, low: float, high: float) -> Array:
 
 
 def _places(values: Array, edges: Array) -> Array:
+    """The bin of each element, by a product; where that comes near an edge, by comparing with the edge."""
     bins = len(edges) - 1
-    with np.errstate(all="ignore"):
-        scale = bins / (edges[-1] / 2 - edges[0] / 2)
-        guess = (values / 2 - edges[0] / 2) * scale
-    places: Array = np.clip(np.nan_to_num(guess), 0, bins - 1).astype(np.intp)
-    places -= values < edges[places]
-    places += (values >= edges[places + 1]) & (places < bins - 1)
-    return places
+    low, high = float(edges[0]), float(edges[-1])
+    scale = bins / (high - low)
+    if not 0 < scale < math.inf:  # of the widest ranges, and of the narrowest
+        return _compared(values, edges)
+    guess = values - low
+    guess *= scale
+    places: Array = guess.astype(np.intp)
+    guess -= places
+    guess -= 0.5
+    off = 1e-9 + 4 * math.ulp(max(abs(low), abs(high))) * scale  # of the product and of the edges, in bins
+    near = np.flatnonzero(np.abs(guess, out=guess) >= 0.5 - off)
+    if near.size:
+        places[near] = _compared(values[near], edges)
+    return np.minimum(places, bins - 1, out=places)
+
+
+def _compared(values: Array, edges: Array) -> Array:
+    """The bins of elements by the edges alone, the last one closed."""
+    found: Array = np.searchsorted(edges[1:-1], values, side="right")
+    return found
