@@ -244,12 +244,12 @@ def _binned(every: Iterable[tuple[Array, Any]], bins: int, low: Any, high: Any) 
 
 
 def _edges(bins: int, low: float, high: float) -> Array:
-    """The edges of the bins; about a single number, half to either side."""
+    """The edges of the bins; about a single number, a half to either side."""
     if low == high:
-        low, high = low - 0.5, high + 0.5
-    half = np.linspace(low / 2, high / 2, bins + 1)  # of what is beyond float64 when it is doubled only
-    with np.errstate(over="ignore"):
-        edges = half * 2
+        half = max(0.5, bins * math.ulp(low))
+        low, high = low - half, high + half
+    with np.errstate(all="ignore"):
+        edges = np.linspace(low / 2, high / 2, bins + 1) * 2  # the distance between the two may be beyond float64
     edges[0], edges[-1] = low, high
     found: Array = edges
     return found
