@@ -19,10 +19,10 @@ os.environ |= {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": 
 
 from paramctl import cli, initializers, plan  # noqa: E402 - typer reads the width when it is imported
 from paramctl.errors import Exit  # noqa: E402
+from paramctl.ops._stats_columns import COLUMNS as STATS  # noqa: E402
 from paramctl.ops.check import COLUMNS as CHECK  # noqa: E402
 from paramctl.ops.ls import COLUMNS as LS  # noqa: E402
 from paramctl.ops.show import COLUMNS as SHOW  # noqa: E402
-from paramctl.ops.stats import COLUMNS as STATS  # noqa: E402
 from paramctl.ops.ties import COLUMNS as TIES  # noqa: E402
 
 COLUMNS = {

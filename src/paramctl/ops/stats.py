@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from paramctl import sharing
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
-from paramctl.errors import FileError, ParamctlError, nearest, shortened
-from paramctl.report import Column, Report
+from paramctl.errors import FileError, ParamctlError
+from paramctl.ops._stats_columns import CHANNELS, SPECTRAL, UNBOUNDED, By, Wanted, check, columns, quantile_key
+from paramctl.report import Report
 from paramctl.select import Selection
 from paramctl.values.channels import channels
 from paramctl.values.distribution import distribution
@@ -18,62 +19,7 @@ from paramctl.values.scan import scan
 from paramctl.values.spectrum import spectrum
 from paramctl.values.summary import Extra, Summary, merged, summarize
 
-By = Literal["tensor", "module"]
-
-COLUMNS = (
-    Column("name", "name"),
-    Column("dtype"),
-    Column("shape", "shape"),
-    Column("numel", "count"),
-    Column("mean", "number"),
-    Column("std", "number"),
-    Column("min", "number"),
-    Column("max", "number"),
-    Column("l2", "number"),
-    Column("zeros", "count"),
-    Column("nan", "count"),
-    Column("inf", "count"),
-)
-MORE = {
-    column.key: column
-    for column in (
-        Column("l1", "number"),
-        Column("rms", "number"),
-        Column("absmax", "number"),
-        Column("skew", "number"),
-        Column("kurtosis", "number"),
-        Column("sparsity", "number"),
-        Column("first_nan", "shape"),
-        Column("first_inf", "shape"),
-        Column("zero_rows", "count"),
-        Column("zero_cols", "count"),
-        Column("repeated_rows", "count"),
-        Column("spectral_norm", "number"),
-        Column("condition", "number"),
-        Column("stable_rank", "number"),
-        Column("effective_rank", "number"),
-        Column("tensors", "count"),
-    )
-}
-SPECTRAL = ("spectral_norm", "condition", "stable_rank", "effective_rank")
-_UNBOUNDED = ("first_nan", "first_inf")
-_CHANNELS = ("zero_rows", "zero_cols", "repeated_rows")
-_OF_TENSORS = (*SPECTRAL, *_UNBOUNDED, *_CHANNELS)
 _MERGED = ("mean", "std", "min", "max", "l2", "zeros", "nan", "inf")  # what totals tell of all
-
-
-class Wanted(NamedTuple):
-    """What is asked for beside the columns that are always there.
-
-    `columns` are keys of `MORE`; `quantiles` from 0 to 1; `bins` of a histogram, 0 for none; `threshold` of the
-    magnitude up to which an element counts for `sparsity`; `sample` for the standard deviation with n - 1.
-    """
-
-    columns: tuple[str, ...] = ()
-    quantiles: tuple[float, ...] = ()
-    bins: int = 0
-    threshold: float = 0.0
-    sample: bool = False
 
 
 class _Group(NamedTuple):
@@ -107,7 +53,7 @@ def stats(
         ParamctlError: a column that is none, or that modules have not.
     """
     by = "module" if depth is not None else by
-    _check(wanted, by)
+    check(wanted, by)
     groups = _modules(selection.chosen, depth) if by == "module" else [_Group(p.name, (p,)) for p in selection.chosen]
     with Window(tell) as window:
         reckoner = _Reckoner(window, wanted)
@@ -118,30 +64,6 @@ def stats(
     return Report(
         columns(wanted, by), rows, totals, checkpoint.source.name, checkpoint.format, notes=tuple(reckoner.notes)
     )
-
-
-def columns(wanted: Wanted, by: By = "tensor") -> tuple[Column, ...]:
-    """The columns of a report."""
-    more = [MORE[key] for key in dict.fromkeys((*(("tensors",) if by == "module" else ()), *wanted.columns))]
-    quantiles = [Column(quantile_key(at), "number") for at in wanted.quantiles]
-    return (*COLUMNS, *more, *quantiles, *([Column("hist", "histogram")] if wanted.bins else []))
-
-
-def quantile_key(at: float) -> str:
-    """`q0.5` for the median."""
-    return f"q{at:g}"
-
-
-def _check(wanted: Wanted, by: By) -> None:
-    for key in wanted.columns:
-        if key not in MORE:
-            close = nearest(key, list(MORE))
-            raise ParamctlError(f"no column {shortened(key)}", hint=f"one of {', '.join(close or MORE)}")
-        if by == "module" and key in _OF_TENSORS:
-            raise ParamctlError(f"{key} is of a tensor, and not of a module", hint="leave out --by and --depth")
-    for at in wanted.quantiles:
-        if not 0 <= at <= 1:
-            raise ParamctlError(f"a quantile of {at:g}: not from 0 to 1")
 
 
 def _modules(params: Iterable[Param], depth: int | None) -> list[_Group]:
@@ -242,14 +164,14 @@ class _Reckoner:
     def of_tensor(self, param: Param, summary: Summary) -> dict[str, Any]:
         keys = frozenset(self.wanted.columns)
         told: dict[str, Any] = {}
-        if not keys.isdisjoint(_UNBOUNDED):
+        if not keys.isdisjoint(UNBOUNDED):
             found = scan(param) if summary.nan or summary.inf else None
             told |= {
                 "first_nan": _listed(found.first_nan if found else None),
                 "first_inf": _listed(found.first_inf if found else None),
             }
-        if not keys.isdisjoint(_CHANNELS):
-            told |= _fields(_CHANNELS, channels(param, self.window))
+        if not keys.isdisjoint(CHANNELS):
+            told |= _fields(CHANNELS, channels(param, self.window))
         if not keys.isdisjoint(SPECTRAL):
             told |= _fields(SPECTRAL, self.spectrum(param))
         return told
