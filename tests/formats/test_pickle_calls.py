@@ -281,6 +281,22 @@ def test_many_names_and_calls_are_bounded(monkeypatch):
     assert calls(b"\x80\x02" + many + b"N.").damage == "it calls more than 10 globals"
 
 
+def test_what_a_call_has_made_is_called_by_a_short_name():
+    """A call of a call of a call is `x.Y()`, however many there are: names do not grow by the pickle's length."""
+    found = calls(b"\x80\x02cx\nY\n" + b")R" * 1000 + b".")
+    assert found.counts == {"x.Y": 2, "x.Y()": 998}
+
+
+def test_what_waits_is_bounded(monkeypatch):
+    """Values that pile up on the stack, or marks, end the walk; those that are taken up do not."""
+    monkeypatch.setattr(pickle_calls, "MOST_WAITING", 100)
+    monkeypatch.setattr(pickle_calls, "_STRIDE", 16)
+    damage = "more than 100 values wait on its stack"
+    assert calls(b"\x80\x02" + b"]" * 200 + b".").damage == damage
+    assert calls(b"\x80\x02" + b"(" * 200 + b".").damage == damage
+    assert calls(b"\x80\x02]" + b"Na" * 1000 + b".").damage == ""
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_walked(data):
     """No bytes make the walk fail, and it ends within them."""

@@ -177,6 +177,14 @@ LIES: dict[str, tuple[bytes, str]] = {
         torch_zip(b"\x80\x02}p" + b"9" * 100 + b"\n."),
         "the pickle has a memo index at byte 3 that it cannot fill",
     ),
+    "lists that are all there is": (
+        torch_zip(b"]" * 1_000_001 + b"."),
+        "the pickle makes 1,000,001 lists in 1,000,001 bytes",
+    ),
+    "dicts that are all there is": (
+        torch_zip(b"}" * 1_000_001 + b"."),
+        "the pickle makes 1,000,001 dicts and sets in 1,000,001 bytes",
+    ),
     "an opcode that is none": (torch_zip(b"\x80\x02\xfe."), "the pickle has no opcode b'\\xfe' (byte 2)"),
     "an opcode cut off": (torch_zip(b"\x80\x02J\0\0"), "the pickle ends inside the opcode at byte 2"),
     "a line cut off": (torch_zip(b"\x80\x02cos\nsys"), "the pickle ends inside a line" + DAMAGED),

@@ -14,6 +14,7 @@ from formats.file_builders import glob, state, storage, tensor, text, torch_zip
 
 PICKLED = state(("w", tensor()))
 NAMED = torch_zip(PICKLED)
+OBJECTS = b"\x80\x02" + glob("a", "B") + b"q\x050" + b"h\x05)R" * 1_000_000 + b"."
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 
 
@@ -231,6 +232,11 @@ _ARCHIVES: dict[str, Callable[[], bytes]] = {
     "pickle_inflates_15_mb_of_globals": lambda: packed("m/data.pkl", deflated(15 << 20, b"ca\nb\n"), 15 << 20),
     "pickle_inflates_15_mb_of_objects": lambda: packed("m/data.pkl", deflated(15 << 20, b")R"), 15 << 20),
     "pickle_inflates_15_mb_of_dicts": lambda: packed("m/data.pkl", deflated(15 << 20, b"}"), 15 << 20),
+    "pickle_inflates_5_mb_of_lists": lambda: packed("m/data.pkl", deflated(5 << 20, b"]"), 5 << 20),
+    "pickle_of_8_million_lists": lambda: archive(("m/data.pkl", b"]" * 8_000_000 + b".", 0, 8_000_001)),
+    "pickle_of_4_million_lists_and_marks": lambda: archive(("m/data.pkl", b"(l" * 4_000_000 + b".", 0, 8_000_001)),
+    "pickle_of_8_million_dicts": lambda: archive(("m/data.pkl", b"}" * 8_000_000 + b".", 0, 8_000_001)),
+    "pickle_of_a_million_objects": lambda: archive(("m/data.pkl", OBJECTS, 0, len(OBJECTS))),
     "pickle_inflates_to_what_it_does_not_say": lambda: packed("m/data.pkl", deflated(200 << 20, b"]"), 1000),
     "byteorder_unknown": lambda: torch_zip(PICKLED, {"data/0": bytes(8), "byteorder": b"\x1b[2J"}),
     "byteorder_bomb": lambda: archive(

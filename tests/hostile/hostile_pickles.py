@@ -186,6 +186,7 @@ BOMBS: dict[str, bytes] = {
     "dicts_copied_quadratically": b"}" + b"".join(b"M" + struct.pack("<H", i) + b"Ns" for i in range(9_000)) + b"q\x050("
     + (glob("collections", "OrderedDict") + b"h\x05\x85R") * 2_000 + b"l",
     "encodes_copied": text("x" * 100_000) + b"q\x050(" + (glob("_codecs", "encode") + b"h\x05" + text("latin1") + b"\x86R") * 2_000 + b"l",
+    "calls_of_calls_40_000": glob("a", "B") + b")R" * 40_000,
     "sizes_copied": b"(" + b"K\x01" * 900 + b"tq\x050(" + (glob("torch", "Size") + b"h\x05\x85R") * 5_000 + b"l",
     "hash_collisions": b"}" + b"".join(whole(i * ((1 << 61) - 1)) + b"Ns" for i in range(1, 4_000)),
 }  # fmt: skip

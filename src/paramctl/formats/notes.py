@@ -6,8 +6,9 @@ other files will meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
 from paramctl.checkpoint import ParamKind
@@ -127,6 +128,9 @@ class Set(list):  # type: ignore[type-arg]
     add = list.append
 
 
+_NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
+
+
 class StandIn:
     """What takes the place of a class or a function that is not known, and of what it would have made."""
 
@@ -135,19 +139,18 @@ class StandIn:
     spend: Callable[[int], None] = staticmethod(_free)
 
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: Mapping[str, Any]
     state: Any
-    items: list[tuple[Any, Any]]
-    elements: list[Any]
+    items: Sequence[tuple[Any, Any]]  # none, most often: then there is no list, of which a pickle may ask for millions
+    elements: Sequence[Any]
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
         cls.spend(len(args) + len(kwargs))
         self = object.__new__(cls)
         self.args = args
-        self.kwargs = kwargs
+        self.kwargs = kwargs or _NO_KWARGS
         self.state = None
-        self.items = []
-        self.elements = []
+        self.items = self.elements = ()
         return self
 
     def __init__(self, /, *args: Any, **kwargs: Any) -> None:
@@ -157,12 +160,16 @@ class StandIn:
         self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(self.items, list):
+            self.items = []
         self.items.append((key, value))
 
     def append(self, value: Any) -> None:
-        self.elements.append(value)
+        self.extend((value,))
 
     def extend(self, values: Any) -> None:
+        if not isinstance(self.elements, list):
+            self.elements = []
         self.elements.extend(values)
 
     add = append

@@ -25,7 +25,10 @@ _COUNTED = {
 }  # fmt: skip
 _LAYOUTS = {opcode: struct.Struct(layout) for opcode, layout in _COUNTED.items()}
 _FRESH: dict[bytes, type[Dict | Set]] = {b"}": Dict, b"\x8f": Set}
-_NEXT_BUFFER, _FROZENSET, _TUPLE = ord("\x97"), b"\x91", ord("t")
+_FRESH_RUNS = {opcode: re.compile(b"[" + opcode + b"]++").match for opcode in _FRESH}
+_NEXT_BUFFER, _FROZENSET, _TUPLE = b"\x97", b"\x91", ord("t")
+_FREELY_MADE = 1_000_000  # containers; beyond, one in so many bytes at most: a name and a value take more
+_LEAST_NBYTES = 8
 _REFUSED = {
     b"d": "builds a dict as protocol 0 does",
     b"\x82": "uses an extension code",
@@ -53,13 +56,17 @@ class Walked(NamedTuple):
 
 
 def _plain_run(most: int) -> re.Pattern[bytes]:
-    """Opcodes whose length is known at sight, a LONG_BINPUT only below about `most`; and strings of 1 to 8 bytes."""
+    """Opcodes that end where is known at sight, a LONG_BINPUT only below about `most`; and strings of 0 to 8 bytes."""
     high = min(most >> 16, 0xFFFF) + 1
     top, next_ = min(high >> 8, 0xFF), 0xFF if high >> 8 else min(high, 0xFF)
     put = b"r..[\\x00-\\x%02x][\\x00-\\x%02x]" % (next_, top)
-    short = b"|".join(b"\\x%02x\\0\\0\\0%s" % (n, b"." * n) for n in range(1, 9))
-    one = b"[" + re.escape(_PLAIN) + b"]|[Khq\\x80].|M..|[Jj]....|[G\\x95]........|" + put + b"|X(?:" + short + b")"
-    return re.compile(b"(?:" + one + b")++", re.DOTALL)
+    long = b"|".join(b"\\x%02x\\0\\0\\0%s" % (n, b"." * n) for n in range(9))
+    short = b"|".join(b"\\x%02x%s" % (n, b"." * n) for n in range(9))
+    kinds = (
+        b"[" + re.escape(_PLAIN) + b"]", rb"[Khq\x80].|M..|[Jj]....|[G\x95]........", put,
+        b"X(?:" + long + b")", rb"[U\x8cC](?:" + short + b")", rb"[ILFSVPg][^\n]*+\n|[ci][^\n]*+\n[^\n]*+\n",
+    )  # fmt: skip
+    return re.compile(b"(?:" + b"|".join(kinds) + b")++", re.DOTALL)
 
 
 def walk(data: bytes, name: str) -> Walked:
@@ -84,9 +91,12 @@ def walk(data: bytes, name: str) -> Walked:
                 break
             at += 1 + layout.size + layout.unpack_from(data, at + 1)[0]
         elif opcode in _FRESH:
-            safe[at] = _NEXT_BUFFER
-            fresh.append(_FRESH[opcode])
-            at += 1
+            many = len(_FRESH_RUNS[opcode](data, at).group())  # type: ignore[union-attr]
+            safe[at : at + many] = _NEXT_BUFFER * many
+            at += many
+            if len(fresh) + many > max(_FREELY_MADE, at // _LEAST_NBYTES):
+                raise FileError(name, f"the pickle makes {len(fresh) + many:,} dicts and sets in {at:,} bytes")
+            fresh += [_FRESH[opcode]] * many
         elif opcode in _LINES:
             for _ in range(_LINES[opcode]):
                 at = data.find(b"\n", at + 1)
@@ -104,6 +114,9 @@ def walk(data: bytes, name: str) -> Walked:
                 raise FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
             at = newline + 1
         elif opcode == b".":
+            lists = data.count(b"]", 0, at) + data.count(b"l", 0, at)  # at most so many
+            if lists > max(_FREELY_MADE, at // 4):
+                raise FileError(name, f"the pickle makes {lists:,} lists in {at:,} bytes")
             return Walked(safe, fresh, at + 1)
         elif opcode:
             raise _wrong(name, opcode, at, end)

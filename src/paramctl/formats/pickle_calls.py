@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 from paramctl.errors import escaped
 
 MOST_OPCODES = 3_000_000  # that are followed
+MOST_WAITING = 1_000_000  # values that wait on the stack, or marks: a list is filled by the thousand
 MOST_NAMES = 50_000  # of foreign globals, and of calls that are told
 MOST_CALLS = 5  # with their arguments, of one name
 _KEPT = 12  # items of a container, and the width of a text
 _DEEPEST = 6
 _WIDEST = 240  # characters of a call
 _LONGEST_NAME = 2000
+_STRIDE = 1 << 16  # opcodes, after which the stack is looked at
 _LONG = 1 << 20  # bytes of a pickle that is first looked at as what it most likely is
 
 # ----------------------------------------------------------------------------- what torch allows
@@ -95,7 +97,7 @@ _COUNTED = {"U": "<B", "T": "<i", "X": "<I", "\x8c": "<B", "\x8d": "<Q", "C": "<
             "\x96": "<Q", "\x8a": "<B", "\x8b": "<i"}  # fmt: skip
 _FIXED_BY = {ord(code): struct.Struct(layout) for code, layout in _FIXED.items()}
 _COUNTED_BY = {ord(code): struct.Struct(layout) for code, layout in _COUNTED.items()}
-_LINES = {ord(code): 2 if code in "ci" else 1 for code in "cipgILFSVP"}
+_LINES = frozenset(map(ord, "cipgILFSVP"))
 _CONSTANTS: dict[int, Any] = {ord("N"): None, 0x88: True, 0x89: False}
 _EMPTY = {ord(")"): "tuple", ord("]"): "list", ord("}"): "dict", 0x8F: "set"}
 _STEPS = {
@@ -177,7 +179,7 @@ def calls(data: bytes, start: int = 0, *, most: int = MOST_OPCODES) -> Pickled:
 
 
 def _plain_run() -> re.Pattern[bytes]:
-    short = b"|".join(b"\\x%02x\\0\\0\\0%s" % (n, b"." * n) for n in range(1, 9))
+    short = b"|".join(b"\\x%02x\\0\\0\\0%s" % (n, b"." * n) for n in range(9))
     one = rb"[Rbaesu(t\x85\x86\x87N\x89\x88)\]}Q]|[Khq\x80].|M..|[Jjr]....|G........|X(?:" + short + b")"
     return re.compile(b"(?:" + one + b")++", re.DOTALL)
 
@@ -218,17 +220,31 @@ class _Machine:
         self.known: dict[tuple[str, str], int] = {}
         self.named: dict[str, tuple[str, int]] = {}
         self.refused = ""
-        self.table: dict[int, tuple[Callable[[int], None], bool]] = {  # and whether it moves on by itself
-            ord(code): (getattr(self, f"_{name}"), False) for name, codes in _STEPS.items() for code in codes
-        }
-        self.table |= dict.fromkeys(_CONSTANTS, (self._constant, False)) | dict.fromkeys(_EMPTY, (self._empty, False))
-        self.table |= dict.fromkeys(_FIXED_BY, (self._fixed, True)) | dict.fromkeys(_COUNTED_BY, (self.counted, True))
-        self.table |= dict.fromkeys(_LINES, (self.lines, True))
+        self.globals: dict[tuple[bytes, bytes], Note] = {}  # by their lines: the ones that were met before
+        self.steps: list[Callable[[int], None] | None] = [None] * 256
+        for name, codes in _STEPS.items():
+            for code in codes:
+                self.steps[ord(code)] = getattr(self, f"_{name}")
+        for step, group in (
+            (self._constant, _CONSTANTS), (self._empty, _EMPTY), (self._fixed, _FIXED_BY),
+            (self.counted, _COUNTED_BY), (self.lines, _LINES),
+        ):  # fmt: skip
+            for number in group:
+                self.steps[number] = step
 
     # ------------------------------------------------------------------ the walk
 
     def run(self, most: int) -> None:
-        data, end, table = self.data, len(self.data), self.table
+        for done in range(0, most, _STRIDE):
+            if self.stopped(min(_STRIDE, most - done)):
+                return
+            if max(len(self.stack), len(self.outer)) > MOST_WAITING:
+                raise _Stop(f"more than {MOST_WAITING:,} values wait on its stack")
+        raise _Stop(f"it has more than {most:,} opcodes")
+
+    def stopped(self, most: int) -> bool:
+        """Whether so many more opcodes came to the STOP."""
+        data, end, steps = self.data, len(self.data), self.steps
         for _ in range(most):
             at = self.at
             if at >= end:
@@ -239,14 +255,14 @@ class _Machine:
             if code == _STOP:
                 self.at += 1
                 self.stack[-1]
-                return
-            step, is_long = table.get(code, (None, False))
+                return True
+            step = steps[code]
             if step is None:
                 raise _Stop(f"no opcode 0x{code:02x}, at byte {at:,}")
             step(code)
-            if not is_long:
+            if self.at == at:  # one that moves on by itself has more bytes than one
                 self.at = at + 1
-        raise _Stop(f"it has more than {most:,} opcodes")
+        return False
 
     def _constant(self, code: int) -> None:
         self.stack.append(_CONSTANTS[code])
@@ -273,15 +289,16 @@ class _Machine:
 
     def counted(self, code: int) -> None:
         layout = _COUNTED_BY[code]
-        (nbytes,) = layout.unpack_from(self.data, self.at + 1)
         begin = self.at + 1 + layout.size
-        if nbytes < 0 or begin + nbytes > len(self.data):
+        (nbytes,) = layout.unpack_from(self.data, self.at + 1)
+        end = begin + nbytes
+        if nbytes < 0 or end > len(self.data):
             raise _Stop(f"{nbytes:,} bytes at {begin:,}, and the pickle ends at {len(self.data):,}")
-        raw = bytes(self.data[begin : begin + min(nbytes, _LONGEST_NAME)])
-        self.at = begin + nbytes
+        raw = self.data[begin : end if nbytes <= _LONGEST_NAME else begin + _LONGEST_NAME]
+        self.at = end
         if code in _TEXTS:
             self.stack.append(
-                raw.decode("utf-8", "surrogateescape") if nbytes < _LONGEST_NAME else Note("text", items=[raw])
+                str(raw, "utf-8", "surrogateescape") if nbytes < _LONGEST_NAME else Note("text", items=[raw])
             )
         elif code in b"\x8a\x8b":
             self.stack.append(int.from_bytes(raw, "little", signed=True) if nbytes <= 16 else Note("int"))
@@ -289,20 +306,17 @@ class _Machine:
             self.stack.append(raw[:_WIDEST])
 
     def lines(self, code: int) -> None:
-        at, found = self.at, []
-        for _ in range(_LINES[code]):
-            newline = self.data.find(b"\n", at + 1)
-            if newline < 0:
-                raise _Stop(f"it ends inside a line, at byte {at:,}")
-            found.append(bytes(self.data[at + 1 : min(newline, at + 1 + _LONGEST_NAME)]))
-            at = newline
-        start, self.at = self.at, at + 1
-        line = found[0]
+        start = self.at
+        line = self.line(start + 1)
         if code == 0x63:
-            self.stack.append(self.named_global(*found, opcode="GLOBAL", offset=start))
+            key = line, self.line(self.at)
+            if key not in self.globals:
+                self.globals[key] = self.named_global(*key, opcode="GLOBAL", offset=start)
+            self.stack.append(self.globals[key])
         elif code == 0x69:
+            last = self.line(self.at)
             items = self.marked()
-            self.call(self.named_global(*found, opcode="INST", offset=start), items, "INST", start)
+            self.call(self.named_global(line, last, opcode="INST", offset=start), items, "INST", start)
         elif code == 0x70:
             self.memo[_index(line)] = self.stack[-1]
         elif code == 0x67:
@@ -313,6 +327,14 @@ class _Machine:
             self.stack.append(_unquoted(line) if code == 0x53 else line.decode("raw_unicode_escape", "replace"))
         else:
             self.stack.append(Note("number", line.decode("latin1")[:40]))
+
+    def line(self, begin: int) -> bytes:
+        """A line's first bytes; what comes behind it is next."""
+        newline = self.data.find(b"\n", begin)
+        if newline < 0:
+            raise _Stop(f"it ends inside a line, at byte {begin - 1:,}")
+        self.at = newline + 1
+        return self.data[begin : min(newline, begin + _LONGEST_NAME)]
 
     def get(self, index: int) -> None:
         if index not in self.memo:
@@ -346,9 +368,7 @@ class _Machine:
         self.push({0x6C: "list", 0x64: "dict"}.get(code, "frozenset"), self.marked())
 
     def push(self, kind: str, items: list[Any]) -> None:
-        made = Note(kind)
-        made.add(items)
-        self.stack.append(made)
+        self.stack.append(Note(kind, items=items[:_KEPT], count=len(items)))
 
     def _append(self, code: int) -> None:
         items = [self.stack.pop()] if code == 0x61 else self.marked()
@@ -458,7 +478,7 @@ class _Machine:
         name = function.name if isinstance(function, Note) and function.kind in ("global", "made") else ""
         made = Note("made", name, given[:_KEPT], len(given) if count is None else count)
         if isinstance(function, Note) and function.kind == "made":
-            made.name = f"{name}()"  # what a call has made, called
+            made.name = name if name.endswith("()") else f"{name}()"  # what a call has made, called
         self.stack.append(made)
         if isinstance(function, Note) and function.kind == "global" and name in _CALLABLE:
             return

@@ -24,7 +24,7 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CUT_SHORT = "the file is cut short: its directory stands at the end"
 STORED, DEFLATED = 0, 8
-_FREELY_INFLATED_NBYTES = 1 << 24
+_FREELY_INFLATED_NBYTES = 1 << 22
 _MOST_INFLATED = 64  # times what is stored, beyond that: a pickle shrinks ten or twenty times
 
 
