@@ -115,20 +115,14 @@ class Window:
         if len(self._buffer) < nbytes:
             self._buffer = bytearray(nbytes)
         view = memoryview(self._buffer)[:nbytes]
-        try:
-            fill(descriptor, param, offset, view)
-        except OSError as error:
-            raise FileError(path, (error.strerror or str(error)).lower()) from error
+        fill(descriptor, path, param, offset, view)
         return view
 
     def _descriptor(self, path: str) -> int:
         if path not in self._files:
             if len(self._files) >= _MOST_OPEN:
                 os.close(self._files.pop(next(iter(self._files))))
-            try:
-                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise FileError(path, (error.strerror or str(error)).lower()) from error
+            self._files[path] = _opened(path)
         return self._files[path]
 
 
@@ -161,7 +155,8 @@ class _Inflating:
         while wanted:
             if not self._packed:
                 left = min(self._extent.nbytes - self._taken, _PACKED_NBYTES)
-                self._packed = bytes(filled(descriptor, self._param, self._extent.offset + self._taken, left))
+                path, offset = self._extent.path, self._extent.offset + self._taken
+                self._packed = bytes(filled(descriptor, path, self._param, offset, left))
                 self._taken += left
             try:
                 piece = self._inflater.decompress(self._packed, wanted)
@@ -194,33 +189,40 @@ def read_range(param: Param, path: str, offset: int, nbytes: int) -> bytearray:
     Raises:
         FileError: the file cannot be read, or ends before.
     """
+    descriptor = _opened(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return filled(descriptor, param, offset, nbytes)
-        finally:
-            os.close(descriptor)
+        return filled(descriptor, path, param, offset, nbytes)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe may have taken its place
     except OSError as error:
         raise FileError(path, (error.strerror or str(error)).lower()) from error
 
 
-def filled(descriptor: int, param: Param, offset: int, nbytes: int) -> bytearray:
-    """Bytes of an open file that `param` is made of.
+def filled(descriptor: int, path: str, param: Param, offset: int, nbytes: int) -> bytearray:
+    """Bytes of an open file that `param` is made of; `path` is its name, for errors.
 
     Raises:
-        ParamctlError: the file ends before.
+        FileError: the file cannot be read, or ends before, as one may that is being written.
     """
     data = bytearray(nbytes)
-    fill(descriptor, param, offset, memoryview(data))
+    fill(descriptor, path, param, offset, memoryview(data))
     return data
 
 
-def fill(descriptor: int, param: Param, offset: int, view: memoryview) -> None:
+def fill(descriptor: int, path: str, param: Param, offset: int, view: memoryview) -> None:
     """As `filled`, into memory that is there."""
     while view:
-        got = os.preadv(descriptor, [view[: 1 << 30]], offset)
+        try:
+            got = os.preadv(descriptor, [view[: 1 << 30]], offset)
+        except OSError as error:
+            raise FileError(path, (error.strerror or str(error)).lower()) from error
         if not got:
-            raise ParamctlError(f"{shortened(param.name)}: the file ends before its bytes")
+            raise FileError(path, f"it ends before the bytes of {shortened(param.name)}")
         view, offset = view[got:], offset + got
 
 

@@ -18,6 +18,7 @@ from program import MODELS
 def folder(tmp_path):
     shutil.copytree(MODELS, tmp_path / "models", ignore=shutil.ignore_patterns("__pycache__"))
     torch.save(mlp().state_dict(), tmp_path / "model.pt")
+    os.mkfifo(tmp_path / "pipe")
     safetensors(tmp_path / "odd.safetensors", {"a\x1b[2J": (1,), "block 1.w": (1,), "b\nc": (1,)})
     return tmp_path
 
@@ -58,6 +59,8 @@ def complete(folder):
         ("paramctl ls model.pt 0.bias 2.", ["2.bias", "2.weight"]),
         ("paramctl ls no.pt 0", []),
         ("paramctl ls models/mlp.py 0", []),  # a definition is not run for this
+        ("paramctl ls torchvision.models:resnet18 0", []),
+        ("paramctl ls pipe 0", []),  # nor is a pipe waited for
         ("paramctl ls - 0", []),
         ("paramctl ls odd.safetensors bl", ["block 1", "block 1.w"]),
         ("paramctl ls odd.safetensors a", [r"a\x1b[2J"]),

@@ -9,7 +9,6 @@ from typing import Any
 from paramctl import api
 from paramctl.checkpoint import branches
 from paramctl.errors import ParamctlError, escaped
-from paramctl.source import is_model
 
 
 def models(ctx: Any, incomplete: str) -> list[str]:
@@ -17,6 +16,11 @@ def models(ctx: Any, incomplete: str) -> list[str]:
     del ctx
     found = glob.glob(glob.escape(incomplete) + "*")  # noqa: PTH207 - as it is written
     return [path + "/" if os.path.isdir(path) else path for path in sorted(found)]  # noqa: PTH112
+
+
+def _is_at_hand(word: str) -> bool:
+    """Whether it can be opened without waiting for anybody, as one has to at a pipe."""
+    return os.path.isfile(word) or os.path.isdir(word)  # noqa: PTH112, PTH113 - as it is written
 
 
 def words(ctx: Any, incomplete: str) -> list[str]:
@@ -27,7 +31,7 @@ def words(ctx: Any, incomplete: str) -> list[str]:
     given = ctx.params.get("words") or []
     if not given:
         return models(ctx, incomplete)
-    if not is_model(given[0]) or given[0] == "-":
+    if given[0] == "-" or not _is_at_hand(given[0]):
         return []
     try:
         checkpoint = api.open(given[0]).checkpoint if not given[0].partition(":")[0].endswith(".py") else None

@@ -81,7 +81,7 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
             param = _target(change)
             extent = _extent(checkpoint, param)
             start, end = param.span
-            data = contents.filled(file.fileno(), param, extent.offset + start, end - start)
+            data = contents.filled(file.fileno(), extent.path, param, extent.offset + start, end - start)
             did = compute(memoryview(data))
             whole.write_at(file.fileno(), extent.offset + start, data)
             changed[param.storage.key] = param.storage

@@ -35,13 +35,13 @@ class Place(NamedTuple):
     end: int  # behind its data descriptor
 
 
-def members(reader: Reader) -> list[zipfile.ZipInfo]:
-    """What the directory lists, twice what stands twice; nothing where there is no directory."""
+def members(reader: Reader) -> tuple[list[zipfile.ZipInfo], int]:
+    """What the directory lists, twice what stands twice, and where it begins; nothing where there is no directory."""
     try:
         with zipfile.ZipFile(Path(reader.path)) as archive:
-            return archive.infolist()
+            return archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, OverflowError, MemoryError):
-        return []
+        return [], 0
 
 
 def places(reader: Reader, infos: list[zipfile.ZipInfo]) -> tuple[list[Place], list[Finding]]:
@@ -136,12 +136,6 @@ def layout(found: list[Place], directory_offset: int) -> Iterator[Finding]:
         yield Finding(
             "error", "overlap", before, f"it ends at byte {at:,}, and the directory begins at {directory_offset:,}"
         )
-
-
-def directory_offset(reader: Reader) -> int:
-    """Where the directory begins, as `zipfile` finds it."""
-    with zipfile.ZipFile(Path(reader.path)) as archive:
-        return archive.start_dir
 
 
 def behind(reader: Reader) -> list[Finding]:

@@ -84,7 +84,7 @@ def findings(source: Source, *, fast: bool = False) -> tuple[list[Finding], str]
     except FileError as error:
         if isinstance(error.__cause__, OSError):
             raise
-        found.append(Finding("error", "unreadable", "", _words(error)))
+        found.append(Finding("error", "unreadable", "", _words(error), str(error.file)))
     except MissingLibraryError:
         raise
     except ParamctlError as error:
@@ -232,12 +232,12 @@ def _in_tar(reader: Reader) -> list[Finding]:
 
 
 def _in_zip(reader: Reader, checkpoint: Checkpoint | None, accepted: list[str], *, fast: bool) -> list[Finding]:
-    infos = archives.members(reader)
+    infos, directory_offset = archives.members(reader)
     if not infos:
         return cuts.cut(reader) if checkpoint is None else []
     places, found = archives.places(reader, infos)
     found += archives.duplicates(infos)
-    found += archives.layout(places, archives.directory_offset(reader))
+    found += archives.layout(places, directory_offset)
     found += archives.behind(reader)
     found += _pickles_of(reader, places, accepted if checkpoint is not None else [])
     if checkpoint is not None and checkpoint.format == "torch-zip":
