@@ -1,6 +1,6 @@
 """Makes the files that the benches read, each only if it is missing.
 
-They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 2.7 GB:
+They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 3.3 GB:
 
     small.{pt,safetensors}        the network of models/mlp.py
     gpt-508mb.{pt,safetensors}    a bfloat16 GPT of 254,053,376 parameters, lm_head tied to wte
@@ -8,16 +8,20 @@ They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 2.7 GB:
     gpt-1gb.safetensors           the same in float32
     sparse-{1,10,100}gb.safetensors   zeros of float32 that take no room on the disk
     moe-90k.{pt,safetensors}      90,000 tensors of two or four elements, named as a mixture of experts
+    llama-250mb.{gguf,safetensors} 432 tensors in float16; the GGUF with a vocabulary of 256,000 and as many merges
 """
 
 import importlib.util
 import json
 import os
+import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import gguf
+import numpy as np
 import torch
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
@@ -27,6 +31,7 @@ DATA = Path(os.environ.get("PARAMCTL_BENCH_DATA", ROOT / "bench" / "data"))
 
 GPT_NUMEL = 254_053_376
 MOE_TENSORS = 90_000
+LLAMA_LAYERS, LLAMA_WIDTH, LLAMA_WORDS = 48, 512, 256_000
 MOE_LAYERS, MOE_DENSE_LAYERS, MOE_EXPERTS = 61, 3, 512
 
 
@@ -97,6 +102,38 @@ def moe() -> dict[str, Tensor]:
     return tensors
 
 
+def llama() -> Iterator[tuple[str, np.ndarray]]:
+    chance = np.random.default_rng(0)
+    width = LLAMA_WIDTH
+    shapes: dict[str, tuple[int, ...]] = {"attn_norm": (width,), "ffn_norm": (width,)}
+    shapes |= {f"attn_{name}": (width, width) for name in ("q", "k", "v", "output")}
+    shapes |= {"ffn_gate": (2 * width, width), "ffn_up": (2 * width, width), "ffn_down": (width, 2 * width)}
+    for layer in range(LLAMA_LAYERS):
+        for name, shape in shapes.items():
+            yield f"blk.{layer}.{name}.weight", chance.standard_normal(shape, np.float32).astype(np.float16)
+
+
+def save_gguf(path: Path) -> None:
+    """Metadata as a converted model has it: most of a header are the texts of its vocabulary."""
+    chance = random.Random(0)
+    words = [
+        "".join(chance.choices("abcdefghijklmnopqrstuvwxyzĠ▁é", k=chance.randint(1, 14))) for _ in range(LLAMA_WORDS)
+    ]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(LLAMA_LAYERS)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_scores([float(-i) for i in range(LLAMA_WORDS)])
+    writer.add_token_types([1] * LLAMA_WORDS)
+    writer.add_token_merges([f"{word} {other}" for word, other in zip(words, reversed(words), strict=True)])
+    for name, values in llama():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def save_state_dict(model: nn.Module, path: Path) -> None:
     """Tied names share one storage in the file, as they do in the model."""
     torch.save(model.state_dict(), path)
@@ -136,6 +173,8 @@ FILES: dict[str, Callable[[Path], None]] = {
     "gpt-508mb-tuned.safetensors": lambda path: save_with_aliases(tuned(), path),
     "gpt-1gb.safetensors": lambda path: save_with_aliases(gpt().float(), path),
     **{f"sparse-{gb}gb.safetensors": partial(save_sparse, numel=gb << 28) for gb in (1, 10, 100)},
+    "llama-250mb.gguf": save_gguf,
+    "llama-250mb.safetensors": lambda path: save_file({name: torch.from_numpy(v) for name, v in llama()}, path),
     "moe-90k.pt": lambda path: torch.save(moe(), path),
     "moe-90k.safetensors": lambda path: save_file(moe(), path, metadata={"format": "pt"}),
 }

@@ -11,6 +11,7 @@ from _timing import Candidate, Target, count_lines, imported
 
 SMALL = ("small.pt", "small.safetensors")
 MANY = ("moe-90k.safetensors", "moe-90k.pt")
+LLAMA = ("llama-250mb.gguf", "llama-250mb.safetensors")
 LOOKS = ("ls", "tree", "info", "ties")
 FORBIDDEN = frozenset({"torch", "numpy", "pydantic"})
 
@@ -25,6 +26,11 @@ SAFE_OPEN = """
 import sys, safetensors
 with safetensors.safe_open(sys.argv[1], "np") as file:
     print(*file.keys(), sep="\\n")
+"""
+GGUF_READER = """
+import sys, gguf
+for tensor in gguf.GGUFReader(sys.argv[1]).tensors:
+    print(tensor.name, tensor.tensor_type, tensor.shape)
 """
 
 
@@ -88,9 +94,19 @@ def many() -> list[list[Candidate]]:
     ]
 
 
+def gguf() -> list[list[Candidate]]:
+    """Beside the reader of gguf itself, and beside the same tensors where no vocabulary stands before them."""
+    name, plain = LLAMA
+    yardstick = snippet(f"GGUFReader({name})", GGUF_READER, str(DATA / name))
+    looks = [paramctl(verb, name, target=Target(times=0.1, mib=30)) for verb in LOOKS]
+    beside = [paramctl(verb, name, target=Target(times=1.5)) for verb in ("ls", "tree", "info")]
+    return [[yardstick, *looks], [paramctl("ls", plain), *beside]]
+
+
 PARTS: dict[str, Part] = {
     "small": ("A small file", 15, small),
     "large": ("508 MB", 7, large),
+    "gguf": ("GGUF of 250 MB", 7, gguf),
     "many": ("90,000 tensors", 5, many),
 }
 

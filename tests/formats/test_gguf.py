@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 import tracemalloc
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gguf_bytes import array_of, file, key, tensor, text
 from paramctl import formats, source, values
@@ -162,6 +165,34 @@ def test_long_text_is_cut(read):
     parts = [key("k", 8, text("x" * (1 << 21))), key("a", 9, array_of(8, 1, text("y" * 5000)))]
     found = read(file(*parts, keys=2))
     assert found.metadata == {"k": "x" * 1000 + "… (2,097,152 bytes)", "a": f'["{"y" * 1000}… (5,000 bytes)"]'}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kinds=st.lists(st.tuples(st.sampled_from([0, 1, 7, 63, 64, 65, 300]), st.integers(1, 700)), max_size=5),
+    order=st.sampled_from("<>"),
+    window=st.sampled_from([64, 4096, 1 << 19]),
+)
+def test_strings_that_are_skipped_end_where_they_do(kinds, order, window):
+    """Short and long ones in any row, whatever the window and byte order: what comes behind them is found."""
+    sizes = [size for size, times in kinds for _ in range(times)]
+    strings = b"".join(struct.pack(order + "Q", size) + b"\x01" * size for size in sizes)
+    with tempfile.NamedTemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf_format, "_WINDOW_NBYTES", window)
+        file.write(strings + b"behind")
+        file.flush()
+        with source.Reader(source.resolve(file.name)) as reader:
+            cursor = gguf_format._Cursor(reader)
+            cursor.order = order
+            cursor.skip_strings(len(sizes))
+            assert cursor.take(6) == b"behind"
+
+
+def test_a_length_that_lies_is_found_among_short_strings(read):
+    """Where one of thousands of strings says more bytes than there are, the file is refused."""
+    strings = text("a") * 3000 + struct.pack("<Q", 1 << 60) + text("a") * 3000
+    with pytest.raises(FileError, match=r"metadata 'k' ends at 1,152,921,504,606,\d\d\d,\d\d\d, the file has "):
+        read(file(key("k", 9, array_of(8, 6001, strings)), tensor(), keys=1))
 
 
 def test_arrays_in_arrays(read):
