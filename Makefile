@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check docs corpus bench fuzz clean
+.PHONY: demo test check docs corpus bench atheris fuzz clean
 
 demo: $(READY)  ## set up, and show the main job on bundled models
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
@@ -31,10 +31,13 @@ bench: $(READY)
 
 SECONDS ?= 2
 FUZZED ?= pickle torch-zip torch-legacy safetensors-header gguf sharded dcp select
-fuzz: $(READY)  ## a coverage-guided fuzz of FUZZED, for SECONDS each; of every reader with FUZZED=
+fuzz: atheris  ## a coverage-guided fuzz of FUZZED, for SECONDS each; of every reader with FUZZED=
+	$(BIN)/python fuzz/readers.py $(FUZZED) --seconds $(SECONDS)
+
+atheris: $(READY)  ## what the fuzz needs: an extra of its own, as it does not install everywhere
 	$(BIN)/python -c 'import atheris' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
-	$(BIN)/python fuzz/readers.py $(FUZZED) --seconds $(SECONDS)
+	$(BIN)/python -c 'import atheris'
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
