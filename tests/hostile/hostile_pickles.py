@@ -26,6 +26,11 @@ def beside(*values: bytes) -> bytes:
     return state(("a", tensor()), *((f"x{i}", value) for i, value in enumerate(values)), ("b", tensor()))
 
 
+def shared(value: bytes) -> bytes:
+    """A thousand of a value, in a tuple that a list holds 300,000 times."""
+    return b"(" + value * 1000 + b"tq\x050(" + b"h\x05" * 300_000 + b"l"
+
+
 SYSTEM, TOUCH = glob("os", "system"), text(f"touch {CANARY}")
 CALL = SYSTEM + TOUCH + b"\x85R"
 OPEN = text(f"open({CANARY!r}, 'w').close()")
@@ -187,6 +192,11 @@ BOMBS: dict[str, bytes] = {
     + (glob("collections", "OrderedDict") + b"h\x05\x85R") * 2_000 + b"l",
     "encodes_copied": text("x" * 100_000) + b"q\x050(" + (glob("_codecs", "encode") + b"h\x05" + text("latin1") + b"\x86R") * 2_000 + b"l",
     "calls_of_calls_40_000": glob("a", "B") + b")R" * 40_000,
+    "integers_shared_300_000_times": shared(b"K\x01"),
+    "lists_shared_300_000_times": shared(b"]"),
+    "lists_of_two_shared_300_000_times": shared(b"](NNe"),
+    "tensors_shared_300_000_times": shared(tensor()),
+    "objects_shared_300_000_times": shared(glob("a", "B") + b")\x81"),
     "sizes_copied": b"(" + b"K\x01" * 900 + b"tq\x050(" + (glob("torch", "Size") + b"h\x05\x85R") * 5_000 + b"l",
     "hash_collisions": b"}" + b"".join(whole(i * ((1 << 61) - 1)) + b"Ns" for i in range(1, 4_000)),
 }  # fmt: skip

@@ -27,6 +27,9 @@ _FRAMEWORK = frozenset(  # what torch.nn.Module keeps for itself
 _KINDS: tuple[tuple[str, ParamKind], ...] = (("_parameters", "parameter"), ("_buffers", "buffer"))
 _MODULE_PARTS = frozenset(("_parameters", "_buffers", "_modules"))
 
+_FREELY_LOOKED_AT = 1_000_000  # values: a pickle that shares nothing has fewer than bytes
+_CHARACTERS = 25  # of names, beyond that, for each value
+_CONTAINER, _TENSOR = 6, 20  # values, by what they take
 FindStorage = Callable[[StorageNote, str], Storage]
 Items = Iterable[tuple[str, Any]]
 Steps = Generator[tuple[Any, str], Any, Any]  # gives a container and its path, is sent what is left of it
@@ -34,11 +37,15 @@ Steps = Generator[tuple[Any, str], Any, Any]  # gives a container and its path, 
 
 @dataclass(slots=True)
 class _Walk:
-    """What was found so far. `budget` bounds what shared containers may multiply into, in characters of names."""
+    """What was found so far. `budget` and `values` bound what shared containers may multiply into.
+
+    They are characters of names, and how many values may be looked at.
+    """
 
     source: Source
     find_storage: FindStorage
     budget: int
+    values: int
     params: dict[str, Param] = field(default_factory=dict)
     modules: dict[str, Module] = field(default_factory=dict)
     storages: dict[object, Storage] = field(default_factory=dict)
@@ -46,9 +53,10 @@ class _Walk:
     registered: set[int] = field(default_factory=set)  # ids of modules, and of the tensors in them, that have a name
     aside: int = 0  # how many modules' plain attributes are being looked at
 
-    def spend(self, count: int) -> None:
+    def spend(self, count: int, values: int = 1) -> None:
         self.budget -= count
-        if self.budget < 0:
+        self.values -= values
+        if self.budget < 0 or self.values < 0:
             raise FileError(self.source.name, "its containers hold each other so often that their names have no end")
 
     # ------------------------------------------------------------------ tensors
@@ -73,7 +81,7 @@ class _Walk:
         )
 
     def add(self, note: TensorNote, path: str) -> None:
-        self.spend(1 + len(path))
+        self.spend(1 + len(path), _TENSOR)
         name = path
         while name in self.params:
             more = self.taken[path] = self.taken.get(path, 0) + 1
@@ -115,7 +123,7 @@ class _Walk:
             if id(value) in open_ids:
                 left = _ENDLESS
                 continue
-            self.spend(1 + len(path))
+            self.spend(1 + len(path), _CONTAINER)
             open_ids.add(id(value))
             stack.append((id(value), self.descend(value, f"{path}." if len(stack) > 1 else "")))
             left = None
@@ -139,11 +147,14 @@ class _Walk:
                 continue
             if kind is NumpyArray:
                 item = item.text if item.objects is None else item.objects
-            if isinstance(item, _CONTAINERS) and kind is not StorageNote:
-                left = (yield item, prefix + name) if item else type(item)()
-            else:
+            if not isinstance(item, _CONTAINERS) or kind is StorageNote:
                 self.spend(1)
                 left = _told(item)
+            elif item:
+                left = yield item, prefix + name
+            else:
+                self.spend(1, _CONTAINER)
+                left = type(item)()
             if left is not _NOTHING:
                 kept.append((name, left))
         return kept
@@ -294,7 +305,7 @@ def checkpoint(root: Any, source: Source, file_format: str, find_storage: FindSt
     Raises:
         FileError: a tensor that reaches beyond its storage.
     """
-    walk = _Walk(source, find_storage, budget)
+    walk = _Walk(source, find_storage, budget, _FREELY_LOOKED_AT + budget // _CHARACTERS)
     extras = walk.run(root)
     made = Checkpoint(source, file_format, walk.params, walk.modules)
     if extras is _NOTHING:
