@@ -6,7 +6,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hostile_archives
@@ -19,8 +19,6 @@ import pytest
 
 from program import ROOT
 
-pytestmark = pytest.mark.slow  # some minutes: bombs are built, and each file is opened by six commands
-
 Build = Callable[[], bytes]
 FILES: dict[str, Build] = {}
 for module in (hostile_safetensors, hostile_pickles, hostile_archives, hostile_streams, hostile_damage):
@@ -28,6 +26,10 @@ for module in (hostile_safetensors, hostile_pickles, hostile_archives, hostile_s
     FILES |= module.FILES
 FOLDERS = hostile_folders.FOLDERS
 COMMANDS = ("tree", "ls", "info", "show", "ties", "check")
+QUICK_COMMANDS = ("ls", "check")  # one reads headers, the other all that there is
+LONG = re.compile(
+    r"bomb|inflates|_000|million|_mb|shared|copied|nested"
+)  # files that take a second to build or to open
 MOST_SECONDS, MOST_NBYTES = 5, 500 << 20
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tab and newline
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
@@ -74,15 +76,15 @@ def faults(code: int, out: str, err: str) -> list[str]:
 
 @pytest.fixture
 def beset(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run every command on m in the working directory, and see what is wrong with any of them."""
+    """Run every command, or some, on m in the working directory, and see what is wrong with any of them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     canaried(tmp_path)
 
-    def _beset() -> None:
+    def _beset(commands: Sequence[str] = COMMANDS) -> None:
         before = sorted(path.name for path in tmp_path.iterdir())
         found = []
-        for command in COMMANDS:
+        for command in commands:
             held, began = forget_peak(), time.process_time()
             done = run(command, "m")
             seconds, nbytes = time.process_time() - began, memory(_PEAK) - held
@@ -99,6 +101,7 @@ def beset(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return _beset
 
 
+@pytest.mark.slow  # some minutes: bombs are built, and each file is opened by six commands
 @pytest.mark.parametrize("name", FILES)
 def test_a_hostile_file_does_no_harm(name: str, beset):
     """No traceback, nothing run, a short error, nothing on the screen but text, and little time and memory."""
@@ -106,12 +109,28 @@ def test_a_hostile_file_does_no_harm(name: str, beset):
     beset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_hostile_folder_does_no_harm(name: str, beset):
     """As a file, for indexes, shards and distributed checkpoints."""
     Path("m").mkdir()
     FOLDERS[name](Path("m"))
     beset()
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not LONG.search(name)])
+def test_a_small_hostile_file_does_no_harm(name: str, beset):
+    """As every hostile file, for those that are small, and the two commands between them that read all that is read."""
+    Path("m").write_bytes(FILES[name]())
+    beset(QUICK_COMMANDS)
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDERS if not LONG.search(name)])
+def test_a_small_hostile_folder_does_no_harm(name: str, beset):
+    """As every hostile folder, for those that are small."""
+    Path("m").mkdir()
+    FOLDERS[name](Path("m"))
+    beset(QUICK_COMMANDS)
 
 
 def test_the_set_is_large():
@@ -165,6 +184,7 @@ WORST: tuple[tuple[str, str], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "command"), WORST, ids=[f"{name}-{command}" for name, command in WORST])
 def test_the_worst_keep_within_bounds(name: str, command: str, tmp_path: Path):
     """In a process of its own: less than 5 s and 500 MiB, whichever way the command ends."""
