@@ -25,7 +25,7 @@ for module in (hostile_safetensors, hostile_pickles, hostile_archives, hostile_s
     assert not FILES.keys() & module.FILES.keys()
     FILES |= module.FILES
 FOLDERS = hostile_folders.FOLDERS
-COMMANDS = ("tree", "ls", "info", "show", "ties", "check")
+COMMANDS = ("tree", "ls", "info", "show", "stats", "ties", "check")
 QUICK_COMMANDS = ("ls", "check")  # one reads headers, the other all that there is
 LONG = re.compile(
     r"bomb|inflates|_000|million|_mb|shared|copied|nested"
