@@ -389,6 +389,13 @@ def test_names_that_meet_are_told_apart(read):
     assert list(found)[:4] == ["x", "x'", "x'2", "x'3"]
 
 
+def test_bytes_that_look_like_lists_are_bytes(tmp_path, run):
+    """An array in the pickle may be of any one number, and one of 108 or 93 holds no lists."""
+    for number in (93, 108):
+        torch.save({"w": torch.zeros(2), "mask": bytes([number]) * 5_000_000}, tmp_path / "m.pt")
+        assert run("ls", tmp_path / "m.pt", "-f", "names").out == "w\n"
+
+
 def test_freeing_what_is_deep_does_not_crash(process, tmp_path: Path):
     """A chain of a million containers is refused or listed by a process that lives."""
     for i, link in enumerate((b"\x85", b"]2a", b"}(NN2u")):

@@ -56,7 +56,7 @@ class Walked(NamedTuple):
 
 
 def _plain_run(most: int) -> re.Pattern[bytes]:
-    """Opcodes that end where is known at sight, a LONG_BINPUT only below about `most`; and strings of 0 to 8 bytes."""
+    """Opcodes that end where is known at sight, a PUT only below about `most`; and strings of 0 to 8 bytes."""
     high = min(most >> 16, 0xFFFF) + 1
     top, next_ = min(high >> 8, 0xFF), 0xFF if high >> 8 else min(high, 0xFF)
     put = b"r..[\\x00-\\x%02x][\\x00-\\x%02x]" % (next_, top)
@@ -64,6 +64,7 @@ def _plain_run(most: int) -> re.Pattern[bytes]:
     short = b"|".join(b"\\x%02x%s" % (n, b"." * n) for n in range(9))
     kinds = (
         b"[" + re.escape(_PLAIN) + b"]", rb"[Khq\x80].|M..|[Jj]....|[G\x95]........", put,
+        b"p[0-9]{1,%d}\\n" % (len(str(most)) - 1) if most >= 10 else b"(?!)",
         b"X(?:" + long + b")", rb"[U\x8cC](?:" + short + b")", rb"[ILFSVPg][^\n]*+\n|[ci][^\n]*+\n[^\n]*+\n",
     )  # fmt: skip
     return re.compile(b"(?:" + b"|".join(kinds) + b")++", re.DOTALL)
@@ -80,10 +81,12 @@ def walk(data: bytes, name: str) -> Walked:
     safe = bytearray(data)
     fresh: list[type[Dict | Set]] = []
     at, end = 0, len(data)
+    lists = 0  # at most so many: short texts are counted too
     while at < end:
         matched = run(data, at)
         if matched:
-            at = matched.end()
+            begin, at = at, matched.end()
+            lists += data.count(b"]", begin, at) + data.count(b"l", begin, at)
         opcode = data[at : at + 1]
         if opcode in _LAYOUTS:
             layout = _LAYOUTS[opcode]
@@ -114,7 +117,6 @@ def walk(data: bytes, name: str) -> Walked:
                 raise FileError(name, f"the pickle has a memo index at byte {at:,} that it cannot fill")
             at = newline + 1
         elif opcode == b".":
-            lists = data.count(b"]", 0, at) + data.count(b"l", 0, at)  # at most so many
             if lists > max(_FREELY_MADE, at // 4):
                 raise FileError(name, f"the pickle makes {lists:,} lists in {at:,} bytes")
             return Walked(safe, fresh, at + 1)
