@@ -323,7 +323,8 @@ def _probe(one: Initializer, arguments: Mapping[str, object]) -> None:
     for parameter in one.parameters:
         value = arguments.get(parameter.name, parameter.default)
         if parameter.annotation in {int, float} and not isinstance(value, int | float | complex):
-            raise InitError(f"{one.name}: {parameter.name} is a number, not {calls.literal(value)}", hint=hint)
+            said = shortened(calls.literal(value))
+            raise InitError(f"{one.name}: {parameter.name} is a number, not {said}", hint=hint)
     wide = torch.complex128 if any(isinstance(value, complex) for value in arguments.values()) else torch.float64
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -332,7 +333,7 @@ def _probe(one: Initializer, arguments: Mapping[str, object]) -> None:
     except _REFUSALS as error:
         for key, value in arguments.items():
             if options[key] and value not in options[key]:
-                what = f"{one.name}: {key} is one of {', '.join(options[key])}, not {calls.literal(value)}"
+                what = f"{one.name}: {key} is one of {', '.join(options[key])}, not {shortened(calls.literal(value))}"
                 raise InitError(what) from error
         raise InitError(
             f"{shortened(calls.written(one.name, arguments))}: {calls.first_line(error)}", hint=hint

@@ -245,7 +245,8 @@ def _regex(names: Iterable[str], pattern: str) -> tuple[str, ...]:
         compiled = re.compile(pattern[3:])
     except re.error as error:
         at = 3 + (error.pos or 0)
-        raise SelectError(f"the regular expression is wrong here: {error.msg}", pointer=caret(pattern, at)) from None
+        what = f"the regular expression is wrong here: {shortened(error.msg)}"
+        raise SelectError(what, pointer=caret(pattern, at)) from None
     except (OverflowError, RecursionError) as error:
         raise SelectError(f"the regular expression is too large: {error}", pointer=caret(pattern, 3)) from None
     return tuple(name for name in names if compiled.search(name))
