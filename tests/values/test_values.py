@@ -12,13 +12,7 @@ import pytest
 from paramctl import values
 from paramctl.checkpoint import Extent, Param, Storage
 from paramctl.dtypes import DTYPES
-
-
-def param(
-    raw: bytes, dtype: str, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, **of: object
-) -> Param:
-    return Param("w", DTYPES[dtype], shape, stride, Storage("0", len(raw), data=memoryview(raw), **of), offset)
-
+from tensors import param
 
 PAIRS = ("float4_e2m1fn_x2", "quint4x2", "quint2x4")
 

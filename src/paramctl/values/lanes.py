@@ -63,6 +63,8 @@ def lane(param: Param) -> Lane:
     if name in _COMPLEX:
         code, wide = _COMPLEX[name]
         return Lane(np.dtype(code), _as_it_is if wide is None else _Widened(wide), 2, is_complex=True)
+    if name == "bool":
+        return Lane(np.dtype("u1"), _Truths())
     if name == "bfloat16":
         return Lane(np.dtype("u2"), _BFloat16())
     if name == "float16":
@@ -82,7 +84,7 @@ def lane(param: Param) -> Lane:
 
 _PLAIN = {"float32": "f4", "float64": "f8", "int64": "i8", "uint64": "u8"}
 _WIDENED = {
-    "bool": "u1", "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4",
+    "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4",
     "quint8": "u1", "qint8": "i1", "qint32": "i4", "bits8": "u1", "bits16": "u2", "bits1x8": "u1", "bits2x4": "u1",
     "bits4x2": "u1", **{f"uint{bits}": "u1" for bits in range(1, 8)}, **{f"int{bits}": "i1" for bits in range(1, 8)},
 }  # fmt: skip
@@ -119,6 +121,16 @@ class _Widened:
         with np.errstate(invalid="ignore"):  # signalling NaN
             np.copyto(out, piece)
         return out
+
+
+class _Truths:
+    """1 for a byte that has any bit, as torch takes them."""
+
+    def __init__(self) -> None:
+        self._scratch = _Scratch(np.float32)
+
+    def __call__(self, piece: Array) -> Array:
+        return np.not_equal(piece, 0, out=self._scratch.of(piece.size), casting="unsafe")
 
 
 class _BFloat16:
@@ -240,9 +252,7 @@ def _fnuz(exponent_bits: int, fraction_bits: int, bias: int) -> Array:
 
 
 def _e8m0fnu() -> Array:
-    numbers = np.ldexp(1.0, np.arange(256) - 127).astype(np.float32)
-    numbers[255] = np.nan
-    return numbers
+    return np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype(np.float32)
 
 
 _TABLES: dict[str, tuple[Callable[[], Array], int]] = {  # the numbers of the codes, and how many bits a code has
