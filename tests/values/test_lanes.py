@@ -97,13 +97,15 @@ def test_every_packed_code_is_its_number(name: str, numel: int):
 
 @pytest.mark.parametrize("name", [name for name in PACKED if not name.endswith("_x2")])
 def test_what_fills_a_block_is_left_out(name: str):
-    """An odd count has its own elements and none of the last byte's others."""
+    """An odd count has its own elements and none of the last byte's others; a part begins within a byte."""
     kind = DTYPES[name]
     per, many = kind.block_numel, 8 * kind.block_numel
     raw = random_bytes(kind.nbytes(many))
     every = told(param(raw, name, (many,)))
     for count in range(1, 2 * per + 2):
         same(told(param(raw[: kind.nbytes(count)], name, (count,))), every[:count])
+        for offset in range(2 * per):
+            same(told(param(raw, name, (count,), (1,), offset), numel=per), every[offset : offset + count])
 
 
 @pytest.mark.parametrize(("name", "most"), [("quint4x2", 16), ("quint2x4", 4)])

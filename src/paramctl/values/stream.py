@@ -62,14 +62,12 @@ def pieces(param: Param, lane: Lane, window: Window, *, numel: int = CHUNK_NUMEL
 def numbers(param: Param, lane: Lane, window: Window, *, numel: int = CHUNK_NUMEL) -> Iterator[Array]:
     """The elements in row-major order as float32, float64 or 64-bit integers, flat; a complex one as two.
 
-    As `pieces`, decoded; what fills up a last block is left out.
+    As `pieces`, decoded; what else is in the first and the last block is left out.
     """
-    left = param.numel * lane.per_element
+    before, left = param.storage_offset % param.dtype.block_numel, param.numel * lane.per_element
     for piece in pieces(param, lane, window, numel=numel):
-        values = lane.decode(piece)
-        if len(values) > left:
-            values = values[:left]
-        left -= len(values)
+        values = lane.decode(piece)[before : before + left]
+        before, left = 0, left - len(values)
         yield values
 
 
