@@ -33,6 +33,8 @@ def distinct(param: Param) -> tuple[Param, int]:
     For what does not depend on the order of the elements: an expanded tensor is read once, a transposed one as it
     lies.
     """
+    if 0 in param.shape:
+        return param, 1
     axes = [(size, by) for size, by in zip(param.shape, param.stride, strict=True) if size != 1]
     times = math.prod(size for size, by in axes if by == 0)
     offset = param.storage_offset + sum((size - 1) * by for size, by in axes if by < 0)
