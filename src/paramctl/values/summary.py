@@ -14,7 +14,7 @@ Pébay 2008, SAND2008-6212, for the third and fourth moments.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +28,8 @@ from paramctl.values.stream import distinct, numbers
 
 Array = NDArray[Any]
 
-_CANCELS = 1e-6  # of the sum of squares; less than that about the mean has lost more digits than are left
-_TINY, _HUGE = 2.0**-400, 2.0**200  # magnitudes whose squares, and fourth powers, are float64's: 2**-1074, 2**1024
+_CANCELS = 1e-2  # of the sum of squares; of less than that about the mean the last digits are lost
+_TINY, _HUGE = 2.0**-200, 2.0**200  # of magnitudes whose fourth powers float64 holds, from 2**-1074 to 2**1024
 
 
 class Summary(NamedTuple):
@@ -121,10 +121,11 @@ class Summary(NamedTuple):
         if not (self.numel and other.numel):
             some, none = (self, other) if self.numel else (other, self)
             return some._replace(nan=some.nan + none.nan, inf=some.inf + none.inf)
-        exponent = max(self.exponent, other.exponent)
+        exponent = max((some.exponent for some in (self, other) if some.absmax), default=0)
         a, b = self._in_units(exponent), other._in_units(exponent)
         n = a.numel + b.numel
-        delta = _difference(a, b)
+        low, high = min(a.min, b.min), max(a.max, b.max)  # type: ignore[type-var]
+        delta = _difference(a, b) if low != high else 0.0
         share = delta / n
         m2 = a.m2 + b.m2 + delta * share * a.numel * b.numel
         m3 = (
@@ -143,8 +144,8 @@ class Summary(NamedTuple):
             a.zeros + b.zeros,
             a.nan + b.nan,
             a.inf + b.inf,
-            min(a.min, b.min),  # type: ignore[type-var]
-            max(a.max, b.max),  # type: ignore[type-var]
+            low,
+            high,
             a.total + b.total,
             a.squares + b.squares,
             m2,
@@ -214,54 +215,49 @@ def summarize(param: Param, window: Window, extra: Extra = Extra()) -> Summary: 
     """
     once, times = distinct(param)
     found = lane(param)
-    if found.is_exact_integer:
-        parts: Iterator[Summary] = (_of_integers(values, extra) for values in numbers(once, found, window))
-    else:
-        of = magnitudes if found.is_complex else _as_they_are
-        parts = (_of_floats(of(values), extra) for values in numbers(once, found, window))
-    whole = Summary()
-    for part in parts:
-        whole = whole.merge(part)
-    if param.dtype.kind in ("int", "uint", "bool") and isinstance(whole.total, float):
-        whole = whole._replace(
-            total=int(whole.total),
-            min=None if whole.min is None else int(whole.min),
-            max=None if whole.max is None else int(whole.max),
-        )
-    return whole.times(times)
+    of = _of_integers if found.is_exact_integer else _of_complex if found.is_complex else _of_floats
+    parts: Iterable[Summary] = (of(values, extra) for values in numbers(once, found, window))
+    if param.dtype.kind in ("int", "uint", "bool"):
+        parts = map(_in_integers, parts)
+    return merged(parts).times(times)
 
 
-def _as_they_are(values: Array) -> Array:
-    return values
+def _in_integers(part: Summary) -> Summary:
+    """Of a piece whose sum is a float that is still exact; sums of many such are not."""
+    if not part.numel:
+        return part
+    return part._replace(total=int(part.total), min=int(part.min or 0), max=int(part.max or 0))
 
 
 def magnitudes(parts: Array) -> Array:
     """Of pairs of a real and an imaginary part; NaN where either is, also beside an infinity."""
-    pairs = parts.reshape(-1, 2).astype(np.float64)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # signalling NaN, and what is beyond float64
+        pairs = parts.reshape(-1, 2).astype(np.float64)
         found: Array = np.hypot(pairs[:, 0], pairs[:, 1])
     found[np.isnan(pairs).any(axis=1)] = np.nan
     return found
 
 
+def _of_complex(parts: Array, extra: Extra) -> Summary:
+    return _of_floats(magnitudes(parts), extra)
+
+
 def _of_floats(values: Array, extra: Extra) -> Summary:
     """Of one piece of float32 or float64."""
-    if not values.size:
-        return Summary()
     total, squares = kernels.moments(values)
+    nan = inf = 0
     if not math.isfinite(total) or not math.isfinite(squares):
-        return _of_unbounded(values, extra)
+        nan, inf = int(np.count_nonzero(np.isnan(values))), int(np.count_nonzero(np.isinf(values)))
+        values = values[np.isfinite(values)] if nan or inf else values
+        total, squares = kernels.moments(values)
+    if not values.size:
+        return Summary(nan=nan, inf=inf)
     low, high = values.min(), values.max()
     if values.dtype == np.float64 and not _fits(low, high):
-        return _of_scaled(values, extra, low, high)
-    n = len(values)
-    zeros = 0 if low > 0 or high < 0 else int(np.count_nonzero(np.equal(values, 0)))  # faster than of floats
-    m2 = 0.0 if low == high else squares - total * (total / n)
-    m3 = m4 = 0.0
-    if low != high and (extra.shape or m2 < squares * _CANCELS):
-        m2, m3, m4 = _about(values, total / n, n)
-    absolutes, small = _extras(values, extra)
-    return Summary(n, zeros, 0, 0, float(low), float(high), total, squares, max(m2, 0.0), m3, m4, absolutes, small)
+        made = _of_scaled(values, extra, low, high)
+    else:
+        made = _of_finite(values, extra, total, squares, low, high)
+    return made._replace(nan=nan, inf=inf) if nan or inf else made
 
 
 def _fits(low: Any, high: Any) -> bool:
@@ -269,50 +265,55 @@ def _fits(low: Any, high: Any) -> bool:
     return largest == 0 or _TINY < largest < _HUGE
 
 
-def _about(values: Array, mean: float, n: int) -> tuple[float, float, float]:
+def _of_finite(values: Array, extra: Extra, total: float, squares: float, low: Any, high: Any) -> Summary:
+    n = len(values)
+    zeros = 0 if low > 0 or high < 0 else int(np.count_nonzero(np.equal(values, 0)))  # faster than of floats
+    m2 = m3 = m4 = 0.0
+    if low != high:
+        m2 = squares - total * (total / n)
+        if extra.shape or m2 < squares * _CANCELS:
+            m2, m3, m4 = _about(values, total / n, extra)
+    absolutes = kernels.moments(np.abs(values))[0] if extra.absolutes else 0.0
+    small = _small(values, extra.threshold)
+    return Summary(n, zeros, 0, 0, float(low), float(high), total, squares, max(m2, 0.0), m3, m4, absolutes, small)
+
+
+def _about(values: Array, mean: float, extra: Extra) -> tuple[float, float, float]:
     """Second, third and fourth moments about the mean; `mean` may be off by its rounding, which is taken out."""
     distance = values.astype(np.float64)
     distance -= mean
     first, m2 = kernels.moments(distance)
-    off = first / n
+    off = first / len(values)
     m2 -= first * off
+    if not extra.shape:
+        return m2, 0.0, 0.0
     square = distance * distance
     m3 = kernels.dot(square, distance) - 3 * off * m2
-    m4 = kernels.moments(square)[1]
+    m4 = kernels.moments(square)[1] - off * (4 * m3 + 6 * off * m2)
     return m2, m3, m4
 
 
-def _extras(values: Array, extra: Extra) -> tuple[float, int]:
-    if not extra.absolutes and extra.threshold is None:
-        return 0.0, 0
-    sizes = np.abs(values)
-    absolutes = kernels.moments(sizes)[0] if extra.absolutes else 0.0
-    small = 0 if extra.threshold is None else int(np.count_nonzero(sizes <= extra.threshold))
-    return absolutes, small
-
-
-def _of_unbounded(values: Array, extra: Extra) -> Summary:
-    """Of a piece that has NaN or infinities, or of which the squares are beyond float64."""
-    is_nan, is_inf = np.isnan(values), np.isinf(values)
-    nan, inf = int(np.count_nonzero(is_nan)), int(np.count_nonzero(is_inf))
-    finite = values[~(is_nan | is_inf)] if nan or inf else values
-    if not finite.size:
-        return Summary(nan=nan, inf=inf)
-    if values.dtype == np.float64:
-        low, high = finite.min(), finite.max()
-        made = _of_floats(finite, extra) if _fits(low, high) else _of_scaled(finite, extra, low, high)
-    else:
-        made = _of_floats(finite, extra)
-    return made._replace(nan=nan, inf=inf)
+def _small(values: Array, threshold: float | None) -> int:
+    """How many magnitudes are at most so large; the threshold is not rounded to the type of the values."""
+    if threshold is None:
+        return 0
+    if values.dtype.kind in "iu":
+        limits, most = np.iinfo(values.dtype), math.floor(min(threshold, 2.0**64))
+        within = (values >= max(-most, int(limits.min))) & (values <= min(most, int(limits.max)))
+        return int(np.count_nonzero(within)) if most >= 0 else 0
+    limit = values.dtype.type(min(threshold, float(np.finfo(values.dtype).max)))
+    if float(limit) > threshold:
+        limit = np.nextafter(limit, values.dtype.type(-math.inf))
+    return int(np.count_nonzero(np.abs(values) <= limit))
 
 
 def _of_scaled(values: Array, extra: Extra, low: Any, high: Any) -> Summary:
-    """Of magnitudes whose powers float64 cannot hold: by a power of two, so that no digit changes."""
+    """Of magnitudes whose powers float64 cannot hold: by a power of two, so that no digit of the largest changes."""
     exponent = math.frexp(max(abs(float(low)), abs(float(high))))[1]
-    threshold = None if extra.threshold is None else _ldexp(extra.threshold, -exponent)
-    made = _of_floats(np.ldexp(values, -exponent), extra._replace(threshold=threshold))
-    zeros = len(values) - int(np.count_nonzero(values))
-    return made._replace(min=float(low), max=float(high), zeros=zeros, exponent=exponent)
+    made = _of_floats(np.ldexp(values, -exponent), extra._replace(threshold=None))
+    zeros = len(values) - int(np.count_nonzero(values))  # some may have become 0
+    small = _small(values, extra.threshold)
+    return made._replace(min=float(low), max=float(high), zeros=zeros, small=small, exponent=exponent)
 
 
 def _of_integers(values: Array, extra: Extra) -> Summary:
@@ -320,32 +321,25 @@ def _of_integers(values: Array, extra: Extra) -> Summary:
     n = len(values)
     high, low = values >> np.array(32, values.dtype), values & np.array(0xFFFFFFFF, values.dtype)
     total = (int(high.sum()) << 32) + int(low.sum())
-    middle = round(total / n) if abs(total) < n << 52 else total // n
     least, most = int(values.min()), int(values.max())
-    distance = _less(values, middle)
-    first, m2 = kernels.moments(distance)
-    m2 = 0.0 if least == most else m2 - first * (first / n)
-    m3 = m4 = 0.0
-    if extra.shape and least != most:
-        m2, m3, m4 = _about(distance, first / n, n)
+    m2 = m3 = m4 = 0.0
+    if least != most:
+        distance = _less(values, total // n)
+        m2, m3, m4 = _about(distance, kernels.moments(distance)[0] / n, extra)
     sizes = np.abs(values.astype(np.float64))
-    absolutes, small = _extras(sizes, extra)
+    absolutes, squares = kernels.moments(sizes)
     return Summary(
         n, n - int(np.count_nonzero(values)), 0, 0, least, most,
-        total, kernels.moments(sizes)[1], max(m2, 0.0), m3, m4, absolutes, small,
+        total, squares, max(m2, 0.0), m3, m4, absolutes, _small(values, extra.threshold),
     )  # fmt: skip
 
 
 def _less(values: Array, middle: int) -> Array:
-    """The distance of 64-bit integers from one of them, rounded once."""
-    signed = values.dtype.kind == "i"
-    limits = np.iinfo(values.dtype)
-    centre = np.array(min(max(middle, limits.min), limits.max), values.dtype)
+    """The distance of 64-bit integers from one that is among them or between, rounded once."""
+    centre = np.array(middle, values.dtype)
     above = values >= centre
-    with np.errstate(over="ignore"):
-        wrapped = np.where(above, values - centre, centre - values)
-    sizes = wrapped.view(np.uint64) if signed else wrapped
-    found: Array = np.where(above, 1.0, -1.0) * sizes.astype(np.float64)
+    wrapped = np.where(above, values - centre, centre - values)
+    found: Array = np.where(above, 1.0, -1.0) * wrapped.view(np.uint64).astype(np.float64)
     return found
 
 
