@@ -82,6 +82,15 @@ def lane(param: Param) -> Lane:
     raise ParamctlError(f"{shortened(param.name)}: values of {name} are not read yet")
 
 
+def codes(param: Param) -> Lane:
+    """The lane of the bits of any dtype, each number of an element an unsigned integer; of blocks their bytes."""
+    dtype = param.dtype
+    if dtype.block_numel > 1:
+        return Lane(np.dtype("u1"), _as_it_is)
+    parts = 2 if dtype.kind == "complex" else 1
+    return Lane(np.dtype(f"u{dtype.block_nbytes // parts}"), _as_it_is, parts, is_complex=parts == 2)
+
+
 _PLAIN = {"float32": "f4", "float64": "f8", "int64": "i8", "uint64": "u8"}
 _WIDENED = {
     "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4",
