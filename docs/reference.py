@@ -22,6 +22,7 @@ from paramctl.errors import Exit  # noqa: E402
 from paramctl.ops._stats_columns import COLUMNS as STATS  # noqa: E402
 from paramctl.ops.check import COLUMNS as CHECK  # noqa: E402
 from paramctl.ops.ls import COLUMNS as LS  # noqa: E402
+from paramctl.ops.ls import DIGEST  # noqa: E402
 from paramctl.ops.show import COLUMNS as SHOW  # noqa: E402
 from paramctl.ops.ties import COLUMNS as TIES  # noqa: E402
 
@@ -58,6 +59,24 @@ TOTALS = """`tensors`, `numel` and `nbytes` count every name.
 `storage_nbytes` counts the bytes that are there, so `storage_nbytes - unique_nbytes` is what slices drag along.
 `check` counts `files`, those that are `sound`, and its `errors`, `warnings` and `notes` instead.
 """
+DIGESTS = """`ls --digest` gives each tensor the SHA-256 of a line of text, `DTYPE SHAPE`, and then of its elements:
+
+- DTYPE is the dtype as `ls` names it, SHAPE the sizes with commas between them: `float32 8,4`.
+  Of a scalar SHAPE is empty, and the blank before it stays.
+- The elements follow each other in row-major order, whatever strides and storage they have, each number little-endian.
+- Elements of less than a byte, and the blocks of quantized types, count as the bytes that hold them.
+
+So it is the same in every format, and two files can be compared by it alone.
+Names of the very same elements have the same digest, and so do equal tensors of one dtype and shape.
+With numpy and hashlib:
+
+```python
+def digest(dtype, array):
+    text = f"{dtype} {','.join(map(str, array.shape))}\\n"
+    little = array.astype(array.dtype.newbyteorder("<"), order="C")
+    return hashlib.sha256(text.encode() + little.tobytes()).hexdigest()
+```
+"""
 NO_ROWS = "No rows: `totals`, `metadata` and `extras` hold what it tells."
 
 
@@ -82,6 +101,8 @@ def command(name: str) -> Iterator[str]:
     yield f"```text\n{_trimmed(printed(name, '--help'))}```\n"
     keys = [column.key for column in COLUMNS[name]]
     yield f"\nRow keys: {_codes(keys)}.\n" if keys else f"\n{NO_ROWS}\n"
+    if name == "ls":
+        yield f"With `--digest` also {_codes([DIGEST.key])}, [see below](#digests).\n"
     if name == "init":
         yield f"Row keys of `init --list`: {_codes([column.key for column in LISTED])}.\n"
 
@@ -96,6 +117,7 @@ def page() -> Iterator[str]:
     totals = json.loads(printed("info", str(ROOT / "models" / "mlp.py"), "-f", "json"))["totals"]
     yield f"`totals` stands in the JSON of every command that reads a model: {_codes(totals)}.\n"
     yield TOTALS
+    yield f"\n## Digests\n\n{DIGESTS}"
     yield "\n## Exit status\n\n| status | means |\n| --- | --- |\n"
     yield "".join(f"| {int(status)} | {STATUSES[status]} |\n" for status in Exit)
     yield "\n## Initializers\n\nAs `paramctl init --list -f markdown` prints them.\n\n"

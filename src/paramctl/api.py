@@ -135,9 +135,15 @@ class Model:
         made = formats.read(self.checkpoint.source, values=True, seed=seed)
         return replace(self, checkpoint=rooted(made, self.root) if self.root else made, has_values=True)
 
-    def ls(self) -> Report:
-        """One parameter a row."""
-        return _report(ops.ls.ls(self.checkpoint, self.unsliced("ls")))
+    def ls(self, *, digest: bool = False, tell: Callable[[int], None] | None = None) -> Report:
+        """One parameter a row.
+
+        Args:
+            digest: with the SHA-256 of each one's dtype, shape and elements, which is the same in every format.
+            tell: told the bytes that are read, as they are.
+        """
+        model = self.with_values() if digest else self
+        return _report(ops.ls.ls(model.checkpoint, model.unsliced("ls"), digest=digest, tell=tell))
 
     def tree(self, *, fold: bool = True, depth: int | None = None) -> Report:
         """The hierarchy, in `branch`."""

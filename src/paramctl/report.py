@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-Unit = Literal["", "name", "names", "shape", "count", "bytes", "number", "value", "histogram"]
+Unit = Literal["", "name", "names", "shape", "count", "bytes", "number", "value", "histogram", "digest"]
 
 
 class Column(NamedTuple):

@@ -52,6 +52,11 @@ def sharers(params: Iterable[Param]) -> frozenset[str]:
     return frozenset(found)
 
 
+def identity(param: Param) -> tuple[Any, ...]:
+    """The same for names of the very same elements."""
+    return (param.storage.key, *_geometry(param))
+
+
 def _geometry(param: Param) -> tuple[Any, ...]:
     squeezed = [(size, by) for size, by in zip(param.shape, param.stride, strict=True) if size != 1]
     return (param.shape, tuple(squeezed), param.storage_offset, param.dtype.name)

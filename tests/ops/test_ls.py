@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 KEYS = [
@@ -115,3 +118,66 @@ def test_tsv_is_the_rows_under_their_keys(run, files):
     assert lines[0].split("\t") == KEYS
     assert lines[1].split("\t")[:5] == ["0.weight", "[4,3]", "float32", "12", "48"]
     assert len(lines) == 3
+
+
+# ----------------------------------------------------------------------------- digests
+
+
+def test_digest_is_a_column_more(run, files):
+    """The keys and values of the list stay, and behind them stands what hashlib gives, the same in every source."""
+    digests = []
+    for name in ("state.pt", "module.pt", "m.safetensors"):
+        plain = run("ls", files[name], "-f", "json")
+        result = run("ls", files[name], "--digest", "-f", "json")
+        assert [list(row) for row in result.rows] == [[*KEYS, "digest"]] * len(plain.rows)
+        assert [{key: row[key] for key in KEYS} for row in result.rows] == plain.rows
+        assert result.json["totals"] == plain.json["totals"]
+        digests.append({row["name"]: row["digest"] for row in result.rows if row["name"] != "2.weight"})
+        shared = {row["digest"] for row in result.rows if row["name"] in ("2.weight", "3.weight")}
+        assert len(shared) == 1
+    steps = np.array(0, np.int64).tobytes()
+    assert digests[0]["1.num_batches_tracked"] == hashlib.sha256(b"int64 \n" + steps).hexdigest()
+
+
+def test_two_saves_of_one_network_agree_by_their_digests(run, tmp_path):
+    """And a change of one element changes one line."""
+    torch.manual_seed(0)
+    state = {name: tensor.detach().clone() for name, tensor in net().state_dict().items()}
+    torch.save(state, tmp_path / "a.pt")
+    save_file(state, tmp_path / "b.safetensors")
+    lists = [
+        dict(line.split("\t")[:: len(KEYS)] for line in run("ls", path, "--digest").out.splitlines()[1:])
+        for path in (tmp_path / "a.pt", tmp_path / "b.safetensors")
+    ]
+    assert lists[0] == lists[1]
+    state["2.weight"][0, 0] += 1
+    torch.save(state, tmp_path / "a.pt")
+    changed = run("ls", tmp_path / "a.pt", "--digest", "-f", "json").rows
+    assert [row["name"] for row in changed if row["digest"] != lists[1][row["name"]]] == ["2.weight"]
+
+
+def test_a_definition_is_digested_with_a_seed(run, files):
+    """With one seed the same, with another different, and as what `--seed` would write."""
+    first, again, other = (
+        [row["digest"] for row in run("ls", files["net.py"], "0.weight", "--digest", "--seed", seed, "-f", "json").rows]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    torch.manual_seed(0)
+    raw = net()[0].weight.detach().numpy().tobytes()
+    assert first == [hashlib.sha256(b"float32 4,3\n" + raw).hexdigest()]
+
+
+def test_what_has_no_bytes_has_no_digest(run, tmp_path):
+    """It is null, and a note says why."""
+    torch.save({"w": torch.ones(2), "meta": torch.empty(2, 2, device="meta")}, tmp_path / "m.pt")
+    result = run("ls", tmp_path / "m.pt", "--digest", "-f", "json")
+    assert [row["digest"] is None for row in result.rows] == [False, True]
+    assert (result.code, result.err) == (0, "meta: it has a shape, and no values, so no digest\n")
+
+
+def test_a_tree_has_no_digests(run, files):
+    """It is said, and nothing is read."""
+    result = run("ls", files["state.pt"], "--digest", "-f", "tree")
+    said = "error: --digest is a column, and a tree has none\n\nhint: --format table, tsv or json\n"
+    assert (result.code, result.out, result.err) == (2, "", said)

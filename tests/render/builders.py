@@ -10,7 +10,7 @@ from paramctl.report import Branch, Column, Report, Unit
 UNITS: dict[str, Unit] = {
     "name": "name", "names": "names", "shape": "shape", "stride": "shape", "numel": "count", "nbytes": "bytes",
     "saved_nbytes": "bytes", "storage_offset": "count", "tie": "name", "tied_with": "names", "mean": "number",
-    "value": "value",
+    "value": "value", "digest": "digest",
 }  # fmt: skip
 LS = "name shape dtype numel nbytes kind requires_grad stride storage storage_offset tie module file"
 SHOW = "name slice class dtype shape requires_grad grad value"

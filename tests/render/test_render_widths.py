@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from paramctl.render import RENDERERS
 from paramctl.render._cells import bytes_text, cells, fold
 from paramctl.report import Branch, Report
-from render.builders import columns, ls, tensor, terminal, text, values
+from render.builders import LS, columns, ls, tensor, terminal, text, values
 
 GPT = ls(
     *(
@@ -41,19 +41,36 @@ PLAN = Report(
     columns("name shape dtype action detail tied_with"),
     (("model.layers.0.self_attn.q_proj.weight", [8, 4], "float32", "init", "xavier_uniform(gain=1.0): U(-0.7071, 0.7071)", ["b.c"]),),
 )  # fmt: skip
+DIGESTS = Report(
+    columns(f"{LS} digest"),
+    tuple(
+        (*tensor(name, (4096, 1024)), f"{i:064x}")
+        for i, name in enumerate(("0.bias", "model.layers.0.self_attn.q_proj.weight", "a" * 70))
+    ),
+)
 SHOW = values([[float(i) / 3 for i in range(300)]] * 4, name="model.layers.0.self_attn.q_proj.weight", slice="[0, :4]")
 INFO = Report((), (), {"tensors": 1}, "m.pt", "torch zip", {"k" * 50: "v " * 500}, {"x": list(range(1000))})
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
 @pytest.mark.parametrize(
-    ("report", "style"), [(GPT, "table"), (GPT, "tree"), (PLAN, "table"), (SHOW, "table"), (INFO, "table")]
+    ("report", "style"),
+    [(GPT, "table"), (GPT, "tree"), (PLAN, "table"), (DIGESTS, "table"), (SHOW, "table"), (INFO, "table")],
 )
 def test_fits(report, style, width):
     """No line is longer than the terminal is wide, and none ends in blanks."""
     lines = terminal(report, style, width).splitlines()
     assert max(map(cell_len, lines)) <= width
     assert not any(line.endswith(" ") for line in lines)
+
+
+@pytest.mark.parametrize(("width", "lines"), [(60, 6), (80, 3), (100, 2), (160, 1)])
+def test_a_digest_is_on_as_few_lines_as_there_is_room_for(width, lines):
+    """All of it is there, on lines of one length, and one line where that fits."""
+    shown = terminal(DIGESTS, "table", width).splitlines()
+    place = shown[0].index("digest")
+    told = [line[place:].strip() for line in shown[1 : 1 + lines]]
+    assert "".join(told) == f"{0:064x}"
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

@@ -18,12 +18,30 @@ _LIBRARIES = ("torch", "numpy", "ml_dtypes", "numkong")
 def __getattr__(name: str) -> ModuleType:
     if name not in OPERATIONS:
         raise AttributeError(name)
+    return _imported(f"{__name__}.{name}", name)
+
+
+def opened(module: str, what: str, *, otherwise: str = "") -> ModuleType:
+    """The door to a module of the values tier, for an operation of the header tier.
+
+    Args:
+        module: its full name.
+        what: the command, or the option of one, that needs it.
+        otherwise: what works without it, for the hint.
+
+    Raises:
+        MissingLibraryError: a library of that tier is not installed.
+    """
+    _imported("numpy", what, otherwise)  # first: without it ml_dtypes fails in words that name no library
+    return _imported(module, what, otherwise)
+
+
+def _imported(module: str, what: str, otherwise: str = "") -> ModuleType:
     try:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         library = (error.name or "").split(".")[0]
         if library not in _LIBRARIES:
             raise
-        raise MissingLibraryError(
-            f"{name} needs {library}, which is not installed", hint=f"pip install {library}"
-        ) from None
+        hint = f"pip install {library}, or {otherwise}" if otherwise else f"pip install {library}"
+        raise MissingLibraryError(f"{what} needs {library}, which is not installed", hint=hint) from None

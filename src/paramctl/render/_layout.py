@@ -21,6 +21,7 @@ _LESS_NEEDED_THAN_NUMBERS = ("shape", "dtype", "l2", "zeros", "max", "min")
 _NARROW = 24  # names are not folded further while a count can make room
 _NARROWEST = 12
 _ABSURD = 6
+_MOST_LINES = 6  # of a digest
 _WIDEST = 60  # of a name, when room for the others is looked for
 
 
@@ -111,6 +112,10 @@ def _wanted(column: Drawn, most: int) -> int:
 def fitted(columns: list[Drawn], width: int) -> list[int]:
     """Widths that fit, if any do: at each step, the column gives way that then folds the fewest rows."""
     widths = [min(column.widest, width) if column.is_foldable else column.widest for column in columns]
+    room = width - _total([_wanted(column, _NARROW) for column in columns])
+    for i, column in enumerate(columns):
+        if column.column.unit == "digest":
+            widths[i] = _in_lines(column.widest, room + column.widest)
     spread = {i: sorted(column.widths) for i, column in enumerate(columns) if column.is_foldable}
     for floor in (_NARROWEST, _ABSURD):
         for _ in range(_total(widths) - width):
@@ -121,3 +126,9 @@ def fitted(columns: list[Drawn], width: int) -> list[int]:
             _, _, least = min((folds[i], -widths[i], i) for i in wide)
             widths[least] -= 1
     return widths
+
+
+def _in_lines(characters: int, room: int) -> int:
+    """The width of one long word on as few lines as there is room for, all as long, those below indented by two."""
+    widths = [-(-(characters + 2 * (lines - 1)) // lines) for lines in range(1, _MOST_LINES + 1)]
+    return next((width for width in widths if width <= room), widths[-1])
