@@ -92,6 +92,18 @@ def test_an_operation_is_what_its_command_prints(operation, states, run):
         assert (report.dicts(), dict(report.totals)) == (printed["rows"], printed["totals"])
 
 
+def test_digests_and_content_are_as_their_options(states, run):
+    """`ls(digest=True)` and `ties(by="content")` give what --digest and --by content print."""
+    torch.save(states | {"copy": states["0.weight"].clone(), "ones": torch.ones(2), "more": torch.ones(2)}, "model.pt")
+    model = paramctl.open("model.pt")
+    assert model.ls(digest=True).dicts() == run("ls", "model.pt", "--digest", "-f", "json").rows
+    found = model.ties(by="content", constants=True).dicts()
+    assert found == run("ties", "model.pt", "--by", "content", "--constants", "-f", "json").rows
+    assert [row["names"] for row in found] == [["0.weight", "copy"], ["ones", "more"]]
+    assert [row["names"] for row in model.ties(by="content").dicts()] == [["0.weight", "copy"]]
+    assert model.ties().dicts() == []
+
+
 def test_a_plan_changes_nothing_until_it_is_written(states):
     """Rehearse says what write does; the file that it is from stays as it was."""
     before = Path("model.pt").read_bytes()

@@ -160,9 +160,22 @@ class Model:
         model = self.with_values()
         return _report(ops.show.show(model.checkpoint, model.selection, most=most))
 
-    def ties(self) -> Report:
-        """Groups of tied tensors."""
-        return _report(ops.ties.ties(self.checkpoint, self.unsliced("ties")))
+    def ties(
+        self,
+        *,
+        by: Literal["storage", "content"] = "storage",
+        constants: bool = False,
+        tell: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Groups of tied tensors.
+
+        Args:
+            by: the storage that they share; or also the content, for equal bytes that are not shared.
+            constants: by content, also tensors whose elements are all the same.
+            tell: told the bytes that are read, as they are.
+        """
+        model = self.with_values() if by == "content" else self
+        return _report(ops.ties.ties(model.checkpoint, model.unsliced("ties"), by=by, constants=constants, tell=tell))
 
     def stats(
         self,

@@ -40,6 +40,16 @@ def test_bytes_are_told_of_a_total_and_wiped_away(clock, monkeypatch):
     assert screen.getvalue() == f"{WIPED} {first}  {name}{WIPED} {second}  {name}{WIPED}"
 
 
+def test_bytes_of_an_unknown_number_are_told(clock, monkeypatch):
+    """Where nobody knows how many there will be, a line says how many were read."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Progress() as progress:
+        clock[0] += 1
+        progress.tell(3 << 20)
+    assert screen.getvalue() == f"{WIPED}3.0 MiB read{WIPED}"
+
+
 def test_words_of_ones_own_are_said(clock, monkeypatch):
     """`say` says its words and the name, and a name that has no room is shortened."""
     screen = Terminal()

@@ -77,6 +77,8 @@ def without(folder, tmp_path):
         (("ls", "model.pt", "-f", "json"), set()),
         (("info", "whole.pt"), set()),
         (("ties", "model.pt", "-f", "markdown"), set()),
+        (("ties", "model.pt", "--by", "content"), {"numpy", "ml_dtypes"}),
+        (("ls", "model.pt", "--digest"), {"numpy", "ml_dtypes"}),
         (("show", "model.pt", "0.bias"), {"numpy", "ml_dtypes"}),
         (("set", "model.pt", "0.bias = 1"), {"numpy", "ml_dtypes"}),
         (("--help",), set()),
@@ -100,6 +102,8 @@ def test_a_command_imports_its_own_tier(words, allowed, folder):
         ("ls", "whole.pt", "--type", "Linear"),
         ("info", "model.safetensors"),
         ("ties", "model.pt"),
+        ("ties", "model.pt", "--by", "content"),
+        ("ls", "model.safetensors", "--digest"),
         ("show", "model.pt", "0.weight[0]"),
         ("show", "whole.pt", "2.bias"),
         ("set", "model.pt", "0.bias = 1", "-o", "out.pt"),
@@ -146,11 +150,20 @@ def test_looking_needs_no_numpy(command, without):
     assert done.stdout
 
 
-def test_values_without_numpy_say_so(without):
-    """Show without numpy says what to install."""
-    done = without({"numpy"}, "show", "model.pt")
+@pytest.mark.parametrize(
+    ("words", "what", "otherwise"),
+    [
+        (("show", "model.pt"), "show", ""),
+        (("ties", "model.pt", "--by", "content"), "ties --by content", ""),
+        (("ls", "model.pt", "--digest"), "ls --digest", ""),
+        (("check", "model.pt"), "check", ", or --fast"),
+    ],
+)
+def test_values_without_numpy_say_so(words, what, otherwise, without):
+    """What reads values without numpy says what to install, and what works without."""
+    done = without({"numpy"}, *words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: show needs numpy, which is not installed\n\nhint: pip install numpy\n"
+    assert done.stderr == f"error: {what} needs numpy, which is not installed\n\nhint: pip install numpy{otherwise}\n"
 
 
 def test_no_code_of_a_file_is_run(folder, run):

@@ -19,7 +19,7 @@ _BEFORE, _BETWEEN = 0.5, 0.1  # seconds before the first line, and until the nex
 
 
 class Progress:
-    """Of so many bytes those that were told; or, said in words of one's own."""
+    """Of so many bytes, or of nobody knows how many, those that were told; or, said in words of one's own."""
 
     def __init__(self, nbytes: int = 0) -> None:
         self.nbytes = nbytes
@@ -38,9 +38,13 @@ class Progress:
     def tell(self, nbytes: int) -> None:
         """That so many bytes more were read."""
         self._told += nbytes
-        if time.monotonic() >= self._due:
-            told = min(self._told, self.nbytes)
-            self._print(f"{told / max(self.nbytes, 1):4.0%}  {bytes_text(told)} of {bytes_text(self.nbytes)}")
+        if time.monotonic() < self._due:
+            return
+        if not self.nbytes:
+            self._print(f"{bytes_text(self._told)} read")
+            return
+        told = min(self._told, self.nbytes)
+        self._print(f"{told / self.nbytes:4.0%}  {bytes_text(told)} of {bytes_text(self.nbytes)}")
 
     def say(self, words: str, name: str) -> None:
         """How far it is, and with what."""

@@ -1,21 +1,56 @@
-"""Header tier: `paramctl ties`."""
+"""Header tier, and values by content: `paramctl ties`."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+import typer
+
 from paramctl.cli._options import Model, Output
+from paramctl.cli._progress import Progress
+from paramctl.errors import ParamctlError, shortened
 
 EXAMPLES = """\b
 Examples:
   paramctl ties models/tied.py
+  paramctl ties model.pt --by content
   paramctl ties model.pt -f json | jq '[.rows[].saved_nbytes] | add'
 """
 
 
-def command(model: Model, output: Output) -> None:
+def command(
+    model: Model,
+    *,
+    by: Annotated[
+        str,
+        typer.Option("--by", metavar="WHAT", help="storage, or content: also equal bytes that are not shared."),
+    ] = "storage",
+    constants: Annotated[
+        bool, typer.Option("--constants", help="By content, also tensors whose elements are all the same.")
+    ] = False,
+    output: Output,
+) -> None:
     """Tied tensors: which names share a storage, and how.
 
     The relation is `same` for names of the very same elements, `view` for slices, transposes and other parts of one
     storage, and `overlap` for tensors that share some elements and not others.
+
+    With --by content it is also `content` for tensors of one dtype that hold the same bytes in row-major order, as
+    they are or transposed, without sharing them: copies, and ties that were lost. saved_nbytes is then what would be
+    saved if they were tied. Bytes are compared, not numbers: -0.0 is not 0.0. Of names of the very same elements the
+    first stands for all.
     """
     output.check()
-    output.show(model.open().ties())
+    kind = _by(by)
+    opened = model.open(values=kind == "content")
+    with Progress() as progress:
+        report = opened.ties(by=kind, constants=constants, tell=progress.tell)
+    output.show(report)
+
+
+def _by(word: str) -> Literal["storage", "content"]:
+    if word == "storage":
+        return "storage"
+    if word == "content":
+        return "content"
+    raise ParamctlError(f"--by {shortened(word)}: neither storage nor content")

@@ -1,25 +1,24 @@
-"""Header tier: ties that a model's config declares, and its file has lost: the same bytes stand there twice."""
+"""Values tier: ties that a model's config declares, and its file has lost: the same bytes stand there twice."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from paramctl import contents
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import ParamctlError, shortened
 from paramctl.ops._check_findings import Finding
 from paramctl.source import Source
+from paramctl.values import stream
+from paramctl.values.equal import Candidate, pairs
 
 _MOST_CONFIG_NBYTES = 1 << 24
 _EMBEDDING = re.compile(
     r"(^|[._])(w[pt]e|w?o?r?d?_?tok_embeddings|embed\w*|\w*embeddings?|shared|lm_head|output)([._]|$)"
 )
-_HEAD_NBYTES = 4096  # told apart by these, most often
-_CHUNK = 1 << 22
 
 
 def lost(checkpoint: Checkpoint) -> list[Finding]:
@@ -55,35 +54,28 @@ def _declares(source: Source) -> bool:
 
 
 def _alike(checkpoint: Checkpoint) -> Iterator[list[Param]]:
-    """Embeddings of one size, each in a storage of its own."""
+    """Embeddings of one shape, each in a storage of its own."""
     groups: dict[tuple[Any, ...], dict[str, Param]] = {}
     for param in checkpoint.params.values():
-        if len(param.shape) == 2 and param.numel and param.is_contiguous and _EMBEDDING.search(param.name):
+        if len(param.shape) == 2 and param.numel and not param.storage.is_meta and _EMBEDDING.search(param.name):
             groups.setdefault((param.dtype.name, param.shape), {}).setdefault(param.storage.key, param)
     yield from (list(group.values()) for group in groups.values() if len(group) > 1)
 
 
 def _equal(group: list[Param]) -> Iterator[list[Param]]:
-    for some in _by(group, _HEAD_NBYTES):
-        yield from _by(some, None)
+    """Those of the same bytes; what cannot be read is no tie that was lost, and is told of elsewhere."""
+    candidates = [Candidate(place, param, place) for place, param in enumerate(group) if _is_readable(param)]
+    try:
+        found = pairs(candidates, constants=True, transposes=False)
+    except ParamctlError:
+        return
+    firsts = dict.fromkeys(pair.first for pair in found)
+    for first in firsts:
+        yield [group[first], *(group[pair.other] for pair in found if pair.first == first)]
 
 
-def _by(group: list[Param], most: int | None) -> list[list[Param]]:
-    found: dict[bytes, list[Param]] = {}
-    for param in group:
-        try:
-            found.setdefault(_digest(param, most), []).append(param)
-        except ParamctlError:
-            continue
-    return [some for some in found.values() if len(some) > 1]
-
-
-def _digest(param: Param, most: int | None) -> bytes:
-    made = hashlib.sha256()
-    start, end = param.span
-    end = end if most is None else min(end, start + most)
-    plain = len(param.storage.extents) == 1 and not param.storage.extents[0].packing
-    step = _CHUNK if plain else max(end - start, 1)
-    for at in range(start, end, step):
-        made.update(contents.read(param, at, min(at + step, end)))
-    return made.digest()
+def _is_readable(param: Param) -> bool:
+    with contextlib.suppress(ParamctlError):
+        stream.hold(param)
+        return True
+    return False

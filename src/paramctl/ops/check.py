@@ -13,7 +13,6 @@ import struct
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,15 @@ from paramctl.formats import safetensors_file
 from paramctl.formats.pickle_calls import Pickled
 from paramctl.ops import _check_cut as cuts
 from paramctl.ops import _check_pickle as pickles
-from paramctl.ops import _check_ties as ties
 from paramctl.ops import _check_zip as archives
+from paramctl.ops import opened
 from paramctl.ops._check_findings import LEVELS, Finding
 from paramctl.report import Column, Report
 from paramctl.source import Reader, Source
 
 COLUMNS = (Column("file", "name"), Column("level"), Column("rule"), Column("name", "name"), Column("detail"))
-_VALUES = "paramctl.ops._check_values"  # of the values tier: a door, so that --fast costs no numpy
+_VALUES = "paramctl.ops._check_values"  # of the values tier: doors, so that --fast costs no numpy
+_TIES = "paramctl.ops._check_ties"
 _PICKLES = re.compile(r"\.pkl$|\.npy$")
 _MOST_PICKLE_NBYTES = 1 << 28
 _MOST_TAR_PICKLE_NBYTES = 1 << 24
@@ -97,8 +97,8 @@ def findings(source: Source, *, fast: bool = False) -> tuple[list[Finding], str]
     if checkpoint is not None:
         found += _oversized(checkpoint)
         if not fast:
-            found += _values(checkpoint)
-            found += ties.lost(checkpoint)
+            found += opened(_VALUES, "check", otherwise="--fast").finite(checkpoint.params.values())
+            found += opened(_TIES, "check", otherwise="--fast").lost(checkpoint)
     found = list(dict.fromkeys(found))
     found.sort(key=lambda finding: LEVELS.index(finding.level))
     if not any(finding.level in ("error", "warning") for finding in found):
@@ -314,15 +314,3 @@ def _oversized(checkpoint: Checkpoint) -> Iterable[Finding]:
         if nbytes > used:
             what = f"its storage has {nbytes:,} bytes, of which {used:,} are used: {nbytes - used:,} are wasted"
             yield Finding("warning", "oversized-storage", group[0].name, what)
-
-
-def _values(checkpoint: Checkpoint) -> list[Finding]:
-    try:
-        made: list[Finding] = import_module(_VALUES).finite(checkpoint.params.values())
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "numpy":
-            raise
-        raise MissingLibraryError(
-            "check needs numpy to read values, and it is not installed", hint="pip install numpy, or --fast"
-        ) from None
-    return made
