@@ -1,11 +1,13 @@
 """Makes the files that the benches read, each only if it is missing.
 
-They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 3.3 GB:
+They go to `bench/data/`, or to `$PARAMCTL_BENCH_DATA`, and take about 4.3 GB:
 
     small.{pt,safetensors}        the network of models/mlp.py
     gpt-508mb.{pt,safetensors}    a bfloat16 GPT of 254,053,376 parameters, lm_head tied to wte
     gpt-508mb-tuned.safetensors   the same with eight of its layers trained a little: half of its tensors changed
-    gpt-1gb.safetensors           the same in float32
+    gpt-508mb-untied.safetensors  the same with lm_head and wte each stored: a tie that was lost
+    turned-128mb.safetensors      a float32 matrix of 4096 by 4096, and its transpose
+    gpt-1gb.safetensors           the GPT in float32
     sparse-{1,10,100}gb.safetensors   zeros of float32 that take no room on the disk
     moe-90k.{pt,safetensors}      90,000 tensors of two or four elements, named as a mixture of experts
     llama-250mb.{gguf,safetensors} 432 tensors in float16; the GGUF with a vocabulary of 256,000 and as many merges
@@ -155,6 +157,17 @@ def tuned() -> nn.Module:
     return model
 
 
+def save_untied(model: nn.Module, path: Path) -> None:
+    """Every name in full, as when tensors are cloned to please a format that knows no ties."""
+    save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, path, metadata={"format": "pt"})
+
+
+def save_turned(path: Path, size: int) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(size, size)
+    save_file({"matrix": matrix, "turned": matrix.t().contiguous()}, path)
+
+
 def save_sparse(path: Path, numel: int) -> None:
     """One matrix of zeros of float32, of which only the header is on the disk."""
     entry = {"dtype": "F32", "shape": [numel // 4096, 4096], "data_offsets": [0, numel * 4]}
@@ -171,6 +184,8 @@ FILES: dict[str, Callable[[Path], None]] = {
     "gpt-508mb.pt": lambda path: save_state_dict(gpt(), path),
     "gpt-508mb.safetensors": lambda path: save_with_aliases(gpt(), path),
     "gpt-508mb-tuned.safetensors": lambda path: save_with_aliases(tuned(), path),
+    "gpt-508mb-untied.safetensors": lambda path: save_untied(gpt(), path),
+    "turned-128mb.safetensors": lambda path: save_turned(path, 4096),
     "gpt-1gb.safetensors": lambda path: save_with_aliases(gpt().float(), path),
     **{f"sparse-{gb}gb.safetensors": partial(save_sparse, numel=gb << 28) for gb in (1, 10, 100)},
     "llama-250mb.gguf": save_gguf,

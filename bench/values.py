@@ -8,12 +8,15 @@ import sys
 from _parts import DATA, Part, on_terminal, paramctl, peer, run, snippet
 from _timing import Candidate, Target
 
-BF16, TORCH, FLOAT32, TUNED = (
+BF16, TORCH, FLOAT32, TUNED, UNTIED, TURNED = (
     "gpt-508mb.safetensors",
     "gpt-508mb.pt",
     "gpt-1gb.safetensors",
     "gpt-508mb-tuned.safetensors",
+    "gpt-508mb-untied.safetensors",
+    "turned-128mb.safetensors",
 )
+SHA256SUM = "/usr/bin/sha256sum"
 
 TORCH_LOOP = """
 import sys, torch
@@ -62,9 +65,41 @@ def growth() -> list[list[Candidate]]:
     return [[paramctl("stats", sparse[1]), *more]]
 
 
+HASHED = """
+import sys, hashlib
+with open(sys.argv[1], "rb") as file:
+    print(hashlib.file_digest(file, "sha256").hexdigest())
+"""
+
+
+def hashed(name: str) -> list[Candidate]:
+    """SHA-256 of a whole file, by a tool and by the library that digests are made with."""
+    tool = Candidate(f"sha256sum {name}", (SHA256SUM, str(DATA / name)))
+    return [tool, snippet(f"hashlib over {name}", HASHED, str(DATA / name))]
+
+
+def digests() -> list[list[Candidate]]:
+    """No slower than sha256sum of the file, and in the memory of a few pieces."""
+    return [
+        [*hashed(name), paramctl("ls", name, more=("--digest",), target=Target(times=1, mib=60))]
+        for name in (TORCH, BF16)
+    ]
+
+
+def ties() -> list[list[Candidate]]:
+    """Half of sha256sum: what differs is hardly read. A matrix and its transpose no slower than it, in tens of MiB."""
+    targets = {UNTIED: Target(times=1 / 2, mib=60), TURNED: Target(times=1, mib=120)}
+    return [
+        [*hashed(name), paramctl("ties", name, more=("--by", "content"), target=target)]
+        for name, target in targets.items()
+    ]
+
+
 PARTS: dict[str, Part] = {
     "stats": ("Statistics of 254 million bfloat16", 5, stats),
     "wide": ("Statistics of 254 million float32", 5, wide),
+    "digests": ("SHA-256 of each tensor", 5, digests),
+    "ties": ("Ties by content", 5, ties),
     "growth": ("Statistics of sparse files of 1, 10 and 100 GB", 1, growth),
 }
 
