@@ -64,7 +64,9 @@ def counted() -> Iterator[list[int]]:
     told: list[int] = []
     fill = contents.fill
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "fill", lambda fd, of, at, view: (told.append(len(view)), fill(fd, of, at, view)))
+        patch.setattr(
+            contents, "fill", lambda fd, path, of, at, view: (told.append(len(view)), fill(fd, path, of, at, view))
+        )
         yield told
 
 
@@ -284,7 +286,7 @@ def test_a_file_that_shrinks_is_an_error(tmp_path: Path):
         assert window.read(param, 0, 100) == NUMBERS[:100]
         os.truncate(tmp_path / "a", 150)
         assert window.read(param, 100, 150) == NUMBERS[100:150]
-        with pytest.raises(ParamctlError, match=r"^error: w: the file ends before its bytes$"):
+        with pytest.raises(FileError, match=r"/a: it ends before the bytes of w$"):
             window.read(param, 100, 151)
 
 

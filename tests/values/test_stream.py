@@ -103,13 +103,14 @@ def oracle(array: np.ndarray, shape: tuple[int, ...], stride: tuple[int, ...], o
     geometries(), st.sampled_from(DTYPE_NAMES), st.sampled_from(PLACES), st.integers(1, 60), st.integers(1, 2000),
     st.integers(1, 4),
 )  # fmt: skip
-def test_any_geometry_from_anywhere(storages, geometry, dtype, place, numel, gathered, sparse):
+def test_any_geometry_from_anywhere(storages, geometry, dtype, place, numel, gathered, gap):
     """In row-major order, whatever the strides, where the bytes lie, and how much is read at a time."""
     shape, stride, offset = geometry
     param = Param("w", DTYPES[dtype], shape, stride, storages[dtype, place], offset)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "_GATHERED_NUMEL", gathered)
-        patch.setattr(stream, "_SPARSE", sparse)
+        patch.setattr(stream, "_GATHERED_NBYTES", gathered)
+        patch.setattr(stream, "_READ_NBYTES", gathered)
+        patch.setattr(stream, "_GAP_NBYTES", gap)
         mine = told(param, numel=numel)
     theirs = oracle(held(dtype), shape, stride, offset) if 0 not in shape else np.empty(0)
     assert mine.tolist() == (theirs.view(np.float32) if dtype == "complex64" else theirs).tolist()
@@ -230,7 +231,7 @@ def test_a_file_that_shrinks_is_an_error(tmp_path: Path):
                 seen.extend(values.tolist())
                 os.truncate(path, 300)
 
-    with pytest.raises(ParamctlError, match=r"^error: w: the file ends before its bytes$"):
+    with pytest.raises(ParamctlError, match=r"/w: it ends before the bytes of w$"):
         read()
     assert seen == list(range(60))
 

@@ -57,7 +57,7 @@ def digests(params: Iterable[Param], tell: Callable[[int], None] | None = None) 
 
 def _digested(queue: list[tuple[int, Param]], stop: threading.Event, tell: Callable[[int], None]) -> dict[int, str]:
     """The digests of what one thread takes from the end of the queue, the largest first."""
-    made = {}
+    made: dict[int, str] = {}
     with Window(tell) as window:
         while queue and not stop.is_set():
             try:
