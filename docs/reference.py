@@ -77,6 +77,30 @@ def digest(dtype, array):
     return hashlib.sha256(text.encode() + little.tobytes()).hexdigest()
 ```
 """
+CONDITIONS = """What `--where` takes. It is parsed and never evaluated as code; `src/paramctl/where.py` has the grammar.
+
+| written | is true where |
+| --- | --- |
+| `numel > 1M`, `nbytes < 8MiB`, `0 < std < 1e-3` | numbers compare so: `<` `<=` `>` `>=` `==` `=` `!=`; in chains too |
+| `dtype == float16`, `name != 'a b'` | text is that; a word that is no column needs no quotes |
+| `dtype in (float16, bfloat16)`, `kind not in (buffer)` | it is one of these, or none |
+| `name ~ 'h\\.[0-3]\\.'`, `name !~ bias` | a regular expression is found in text, or not |
+| `tie is null`, `tie is not null` | there is no value, or there is one |
+| `mean is nan`, `max is inf`, `mean is finite` | a number is so; `is not` too |
+| `requires_grad` | it is true |
+| `len(shape) == 2`, `shape[0] > shape[-1]`, `shape == [8, 4]` | a list is so |
+| `abs(mean) > 3 * std`, `(max - min) / 2 < 1` | what is reckoned with `+`, `-`, `*`, `/` is so |
+| `not a`, `a and b`, `a or b`, `(a or b) and c` | conditions are so; `not` binds before `and`, and that before `or` |
+
+`k`, `M`, `G`, `T` are 1000, 1000² and so on, `kB` and `MB` the same in bytes, `KiB` and `MiB` 1024 and 1024².
+Null compares with nothing: `tie != x` is false where `tie` is null, and `not tie == x` is true.
+`nan` and `inf` are numbers, unless there are columns of that name; `infinity` always is one.
+
+`--sort` takes columns, each descending with `-` before it.
+Null and NaN come last either way, and names are in natural order, `layers.2` before `layers.10`.
+Where rows were left out, `totals` has `rows` with how many are `shown`, `of` how many.
+The other totals are of the whole selection.
+"""
 NO_ROWS = "No rows: `totals`, `metadata` and `extras` hold what it tells."
 
 
@@ -118,6 +142,7 @@ def page() -> Iterator[str]:
     yield f"`totals` stands in the JSON of every command that reads a model: {_codes(totals)}.\n"
     yield TOTALS
     yield f"\n## Digests\n\n{DIGESTS}"
+    yield f"\n## Conditions\n\n{CONDITIONS}"
     yield "\n## Exit status\n\n| status | means |\n| --- | --- |\n"
     yield "".join(f"| {int(status)} | {STATUSES[status]} |\n" for status in Exit)
     yield "\n## Initializers\n\nAs `paramctl init --list -f markdown` prints them.\n\n"

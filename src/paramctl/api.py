@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.checkpoint import at as rooted
 from paramctl.errors import SelectError, nearest, shortened
 from paramctl.report import Report
-from paramctl.select import Filters, Selection
+from paramctl.select import Filters, Selection, narrowed
 from paramctl.select import select as choose
 from paramctl.sharing import totals
 from paramctl.source import Source, resolve
@@ -145,9 +145,11 @@ class Model:
         model = self.with_values() if digest else self
         return _report(ops.ls.ls(model.checkpoint, model.unsliced("ls"), digest=digest, tell=tell))
 
-    def tree(self, *, fold: bool = True, depth: int | None = None) -> Report:
-        """The hierarchy, in `branch`."""
-        return _report(ops.tree.tree(self.checkpoint, self.unsliced("tree"), fold=fold, depth=depth))
+    def tree(self, *, fold: bool = True, depth: int | None = None, only: Collection[str] | None = None) -> Report:
+        """The hierarchy, in `branch`; of what is chosen `only` these names, or all."""
+        selection = self.unsliced("tree")
+        kept = selection if only is None else narrowed(self.checkpoint, selection, only)
+        return _report(ops.tree.tree(self.checkpoint, kept, fold=fold, depth=depth))
 
     def info(self) -> Report:
         """The whole model in short."""

@@ -7,6 +7,7 @@ starts, a named tuple 0.2; and a checkpoint of 90,000 tensors makes 270,000 of t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from paramctl.errors import FileError, nearest, shortened
 from paramctl.source import Source
 
 ParamKind = Literal["parameter", "buffer", "tensor"]
+_DIGITS = re.compile(r"[0-9]+")
 
 
 class Extent(NamedTuple):
@@ -197,3 +199,8 @@ def branches(names: Iterable[str]) -> list[str]:
         for depth in range(1, len(parts)):
             seen.setdefault(".".join(parts[:depth]))
     return list(seen)
+
+
+def sortable(text: str) -> str:
+    """The text with each number's digits behind their count, so that text sorts as numbers do: 2 before 10."""
+    return _DIGITS.sub(lambda digits: chr(min(len(digits[0]), 31)) + digits[0], text)

@@ -49,6 +49,7 @@ class Report(NamedTuple):
     extras: Mapping[str, Any] | None = None
     branch: Branch | None = None  # for the tree
     notes: tuple[str, ...] = ()  # said on stderr, after the data
+    is_picked: bool = False  # the columns were asked for one by one, and a terminal shows them all
 
     def dicts(self) -> list[dict[str, Any]]:
         """The rows as mappings."""

@@ -11,7 +11,7 @@ A name that is present wins over every other reading; a module stands for all be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param, at, branches
@@ -89,6 +89,19 @@ def select(checkpoint: Checkpoint, patterns: Sequence[str] = (), filters: Filter
         tuple(_picks(chosen, matches)),
         frozenset(n for m in matches if m.how == "name" for n in m.names if n in wanted),
         frozenset(n for m in matches if m.how == "pattern" for n in m.names if n in wanted),
+    )
+
+
+def narrowed(checkpoint: Checkpoint, selection: Selection, names: Collection[str]) -> Selection:
+    """Of the selection only these names; there may be none."""
+    kept = {param.name for param in selection.chosen}.intersection(names)
+    everything = checkpoint.params.values()
+    return selection._replace(
+        chosen=tuple(param for param in everything if param.name in kept),
+        rest=tuple(param for param in everything if param.name not in kept),
+        picks=tuple(pick for pick in selection.picks if pick.param.name in kept),
+        named=selection.named & kept,
+        pattern=selection.pattern & kept,
     )
 
 

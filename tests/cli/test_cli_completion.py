@@ -57,6 +57,8 @@ def complete(folder):
         ("paramctl show -f json model.pt 2.b", ["2.bias"]),
         ("paramctl set model.pt 2.w", ["2.weight"]),
         ("paramctl ls model.pt 0.bias 2.", ["2.bias", "2.weight"]),
+        ("paramctl ls model.pt --sort st", ["stride", "storage", "storage_offset"]),
+        ("paramctl ls --columns name,d", ["name,dtype", "name,digest"]),
         ("paramctl ls no.pt 0", []),
         ("paramctl ls models/mlp.py 0", []),  # a definition is not run for this
         ("paramctl ls torchvision.models:resnet18 0", []),

@@ -175,9 +175,27 @@ OPTIONS = {
     ),
     "ls model.pt --color maybe": "error: --color maybe: not auto, always or never",
     "ls model.pt --colour always": (
-        "error: no such option: --colour (Possible options: --color)\n\nhint: paramctl ls --help"
+        "error: no such option: --colour (Possible options: --color, --columns)\n\nhint: paramctl ls --help"
     ),
-    "ls model.pt --depth 1": "error: no such option: --depth\n\nhint: paramctl ls --help",
+    "ls model.pt --depth 1": "error: no such option: --depth (Possible options: --digest)\n\nhint: paramctl ls --help",
+    "ls model.pt --where 'numel >'": "error: a value is missing here\nnumel >\n       ^",
+    "ls model.pt --where ''": "error: a value is missing here\n\n^",
+    "ls no.pt --where 'numel > 1 or'": "error: a value is missing here\nnumel > 1 or\n            ^",
+    "ls model.pt --where 'dtype > 3'": "error: dtype is text, and 3 is a number: quote it to be text\ndtype > 3\n        ^",
+    "ls model.pt --sort -nbyte": (
+        "error: --sort nbyte: no such column\n\nhint: there are nbytes, tie, name, shape, dtype, numel, kind, "
+        "requires_grad, stride, storage, storage_offset, module, file, digest"
+    ),
+    "ls no.pt --columns name,dtyp": (
+        "error: --columns dtyp: no such column\n\nhint: there are dtype, name, shape, numel, nbytes, kind, requires_grad, "
+        "stride, storage, storage_offset, tie, module, file, digest"
+    ),
+    "ls model.pt --head -1": (
+        "error: invalid value for '--head': -1 is not in the range x>=0\n\nhint: paramctl ls --help"
+    ),
+    "ls model.pt --columns name -f tree": (
+        "error: --columns, and a tree has none\n\nhint: --format table, tsv or json"
+    ),
     "lss model.pt": "error: no such command 'lss'. Did you mean 'ls'?\n\nhint: paramctl --help",
     "tree model.pt --depth -1": (
         "error: invalid value for '--depth': -1 is not in the range x>=0\n\nhint: paramctl tree --help"

@@ -75,6 +75,7 @@ def without(folder, tmp_path):
         (("ls", "model.pt"), set()),
         (("ls", "model.safetensors", "-f", "table"), set()),
         (("ls", "model.pt", "-f", "json"), set()),
+        (("ls", "model.pt", "--where", "numel > 1", "--sort", "-name", "--columns", "name"), set()),
         (("info", "whole.pt"), set()),
         (("ties", "model.pt", "-f", "markdown"), set()),
         (("ties", "model.pt", "--by", "content"), {"numpy", "ml_dtypes"}),

@@ -105,6 +105,25 @@ def test_strides_are_shown_where_they_say_something():
     ]  # fmt: skip
 
 
+def test_columns_asked_for_are_all_shown():
+    """What was picked stands on a terminal, where it says nothing and where there is no room for it."""
+    made = ls(tensor("0.weight"), tensor("1.weight"))
+    keys = [column.key for column in made.columns]
+    assert terminal(made._replace(is_picked=True), "table", 200).splitlines()[0].split() == keys
+    assert terminal(made, "table", 200).splitlines()[0].split() != keys
+    narrow = terminal(made._replace(is_picked=True), "table", 40)
+    assert "not shown" not in narrow
+    assert "not shown" in terminal(made, "table", 40)
+
+
+def test_rows_that_were_left_out_are_counted():
+    """The line below a table, and the root of a tree, end with how many rows there are of how many."""
+    totals = {"tensors": 1500, "rows": {"shown": 1, "of": 1500}}
+    made = ls(tensor("w"))._replace(totals=totals)
+    assert terminal(made, "table").splitlines()[-1] == "1,500 tensors · 1 of 1,500 rows"
+    assert terminal(made, "tree").splitlines()[0] == "m.pt  1,500 tensors · 1 of 1,500 rows"
+
+
 def test_json():
     """JSON has the design's keys, raw values, and a row a line."""
     out = text(TIED, "json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from importlib import import_module
 from typing import Any
 
 from paramctl import api
@@ -39,3 +40,10 @@ def words(ctx: Any, incomplete: str) -> list[str]:
         return []
     names = [*checkpoint.params, *branches(checkpoint.params)] if checkpoint else []
     return sorted(name for name in map(escaped, names) if name.startswith(incomplete))
+
+
+def columns(ctx: Any, incomplete: str) -> list[str]:
+    """The columns of the command, COLUMNS of its module, that begin as what stands behind the last comma."""
+    before, comma, last = incomplete.rpartition(",")
+    keys = (column.key for column in import_module(f"paramctl.cli.{ctx.info_name}").COLUMNS)
+    return [f"{before}{comma}{key}" for key in keys if key.startswith(last)]

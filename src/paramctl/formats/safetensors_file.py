@@ -13,14 +13,13 @@ from __future__ import annotations
 import json
 import math
 import operator
-import re
 import struct
 from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
+from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous, sortable
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
 from paramctl.source import Reader, Source
@@ -201,20 +200,16 @@ def _tile(reader: Reader, entries: list[tuple[str, _Layout, int, int]], nbytes: 
         )
 
 
-_DIGITS = re.compile(r"[0-9]+")
-
-
 def naturally(params: Mapping[str, Param]) -> dict[str, Param]:
     """In natural order, layers as 0, 1, 2, 10: the header's own order is that of the writer's sort and says nothing."""
     steps: dict[str, str] = {}  # a few hundred in 90,000 names
 
-    def sortable(step: str) -> str:
-        """A number's digits come behind their count, so that text sorts as numbers do."""
-        steps[step] = _DIGITS.sub(lambda digits: chr(min(len(digits[0]), 31)) + digits[0], step)
-        return steps[step]
+    def of(step: str) -> str:
+        made = steps[step] = sortable(step)
+        return made
 
     def joined(path: str) -> str:
-        return "\0".join([steps.get(step) or sortable(step) for step in path.split(".")])
+        return "\0".join([steps.get(step) or of(step) for step in path.split(".")])
 
     blocks: dict[str, str] = {}
 
@@ -226,7 +221,7 @@ def naturally(params: Mapping[str, Param]) -> dict[str, Param]:
         known = blocks.get(block)
         if known is None:
             known = blocks[block] = joined(block)
-        return f"{known}\0{steps.get(layer) or sortable(layer)}\0{steps.get(last) or sortable(last)}"
+        return f"{known}\0{steps.get(layer) or of(layer)}\0{steps.get(last) or of(last)}"
 
     return {name: params[name] for name in sorted(params, key=key)}
 

@@ -172,6 +172,8 @@ def totals_text(totals: Mapping[str, Any], screen: Screen) -> str:
         stored = totals.get("storage_nbytes", nbytes)
         words.append(bytes_text(nbytes) + (f" ({bytes_text(stored)} in storages)" if stored > nbytes else ""))
     words += [_other(key, value, screen) for key, value in totals.items() if key not in known]
+    if "rows" in totals:
+        words.append(f"{totals['rows']['shown']:,} of {_counted(totals['rows']['of'], 'rows')}")
     return (", " if screen.ascii else " · ").join(filter(None, words))
 
 

@@ -22,14 +22,14 @@ def draw(report: Report, screen: Screen) -> Iterator[str]:
     """Rows under a line of keys; on a terminal, fitted to its width, with the totals below."""
     values = list(zip(*report.rows, strict=True)) or [()] * len(report.columns)
     chosen = list(zip(report.columns, values, strict=True))
-    if screen.is_terminal:
+    if screen.is_terminal and not report.is_picked:
         shapes = next((v for column, v in chosen if column.key == "shape"), ())
         chosen = [(column, v) for column, v in chosen if says_something(column, v, shapes)]
     columns = [drawn(column, v, screen) for column, v in chosen]
     widths = [column.widest for column in columns]
     hidden: list[str] = []
     if screen.is_terminal:
-        columns, hidden = without(columns, screen.width)
+        columns, hidden = (columns, []) if report.is_picked else without(columns, screen.width)
         widths = fitted(columns, screen.width)
     if columns and screen.header:
         heads = [fold(column.key, width) for column, width in zip(columns, widths, strict=True)]
