@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import signal
 import subprocess
@@ -262,15 +261,14 @@ def test_an_interrupt_ends_it_at_once(tmp_path):
     with (tmp_path / "m.safetensors").open("wb") as file:
         file.write(header)
         file.truncate(len(header) + 2 * nbytes)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "paramctl", "ls", "--digest", str(tmp_path / "m.safetensors")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    threads = Path(f"/proc/{running.pid}/task")
-    while running.poll() is None and len(list(threads.iterdir())) < 3:  # it is at work
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=30)
+    words = [sys.executable, "-m", "paramctl", "ls", "--digest", str(tmp_path / "m.safetensors")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        try:
+            threads = Path(f"/proc/{running.pid}/task")
+            while running.poll() is None and len(list(threads.iterdir())) < 3:  # until it is at work
+                time.sleep(0.05)
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=30)
+        finally:
+            running.kill()
     assert (running.returncode, out, err) == (130, b"", b"")
