@@ -30,7 +30,7 @@ class Channels(NamedTuple):
 
 
 def channels(param: Param, window: Window) -> Channels | None:
-    """Of a tensor of two dimensions or more; None of any other.
+    """Of a tensor of two dimensions or more; None of any other. Memory is some bytes for each row and each column.
 
     Repeated rows are told by a hash of 64 bits, of which two that differ are the same once in 2**64.
 
@@ -43,14 +43,13 @@ def channels(param: Param, window: Window) -> Channels | None:
     rows, columns, inner = param.shape[0], param.shape[1], math.prod(param.shape[2:])
     width = columns * inner * lane(param).per_element
     used = np.zeros(width, np.bool_)
-    factors = _factors(width)
     alive, hashes = np.zeros(rows, np.bool_), np.zeros(rows, np.uint64)
     for first, at, block in _blocks(param, window, width):
         many, part = block.shape
         told = block != 0
         used[at : at + part] |= told.any(axis=0)
         alive[first : first + many] |= told.any(axis=1)
-        hashes[first : first + many] += _hashed(block, factors[at : at + part])
+        hashes[first : first + many] += _hashed(block, at)
     per_column = used.reshape(columns, -1).any(axis=1)
     zero_rows = rows - int(np.count_nonzero(alive))
     return Channels(zero_rows, columns - int(np.count_nonzero(per_column)), rows - len(np.unique(hashes)))
@@ -78,14 +77,22 @@ def _blocks(param: Param, window: Window, width: int) -> Iterator[tuple[int, int
                 row, at, flat = row + (at + part) // width, (at + part) % width, flat[part:]
 
 
-def _factors(width: int) -> Array:
-    return np.random.default_rng(0).integers(0, 1 << 63, width, np.uint64) | np.uint64(1)
-
-
-def _hashed(block: Array, factors: Array) -> Array:
-    """A weighted sum of the bits of each row, modulo 2**64; so parts of a row add up."""
+def _hashed(block: Array, at: int) -> Array:
+    """A weighted sum of the mixed bits of each row, modulo 2**64, from column `at` on: parts of a row add up."""
     bits = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}").astype(np.uint64)
-    bits ^= bits >> np.uint64(17)
-    with np.errstate(over="ignore"):
-        found: Array = (bits * np.uint64(0x9E3779B97F4A7C15) ^ bits << np.uint64(7)) @ factors
+    weights = _mixed(np.arange(at + 1, at + 1 + block.shape[1], dtype=np.uint64)) | np.uint64(1)
+    found: Array = _mixed(bits) @ weights
     return found
+
+
+def _mixed(bits: Array) -> Array:
+    """Each number as another, so that numbers that differ in high bits only, as signs, differ in all.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators" (the finalizer of SplitMix).
+    """
+    bits ^= bits >> np.uint64(30)
+    bits *= np.uint64(0xBF58476D1CE4E5B9)
+    bits ^= bits >> np.uint64(27)
+    bits *= np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return bits

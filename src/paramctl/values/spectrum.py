@@ -26,6 +26,7 @@ from paramctl.values.stream import numbers
 Array = NDArray[Any]
 
 _MOST_SIDE = 16_384  # of the shorter side: 2 GiB
+_MOST_HELD = 1 << 28  # elements of a wide matrix that cannot be read by columns: 2 GiB
 _BLOCK_NUMEL = 1 << 22
 
 
@@ -74,9 +75,9 @@ def singular_values(param: Param, window: Window) -> Array | None:
     Raises:
         ParamctlError: the shorter side is too long.
     """
-    rows, columns = param.shape[0], math.prod(param.shape[1:])
+    rows, columns = param.shape[0], _width(param)
     if min(rows, columns) > _MOST_SIDE:
-        raise ParamctlError(f"{shortened(param.name)}: {rows:,}×{columns:,} is too large for its singular values")
+        raise _too_large(param)
     blocks = _rows(param, window, columns) if rows >= columns else _columns(param, window)
     held: Array | None = None
     for block in blocks:
@@ -90,13 +91,25 @@ def singular_values(param: Param, window: Window) -> Array | None:
     return found
 
 
+def _too_large(param: Param) -> ParamctlError:
+    what = f"{param.shape[0]:,}×{_width(param):,} is too large for its singular values"
+    return ParamctlError(f"{shortened(param.name)}: {what}")
+
+
+def _width(param: Param) -> int:
+    """Columns; where torch counts several numbers as one element, each is one."""
+    found = lane(param)
+    return math.prod(param.shape[1:]) * (1 if found.is_complex else found.per_element)
+
+
 def _rows(param: Param, window: Window, width: int) -> Iterator[Array]:
     """Blocks of whole rows, in float64 or complex128."""
     found = lane(param)
     waiting: list[Array] = []
     held, step = 0, max(_BLOCK_NUMEL // width, 2 * width) * width
     for values in numbers(param, found, window):
-        piece = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            piece = values.astype(np.float64)
         waiting.append(piece.view(np.complex128) if found.is_complex else piece)
         held += len(waiting[-1])
         if held >= step:
@@ -109,33 +122,30 @@ def _rows(param: Param, window: Window, width: int) -> Iterator[Array]:
 
 
 def _columns(param: Param, window: Window) -> Iterator[Array]:
-    """The transpose, by blocks of its rows."""
-    rows = param.shape[0]
-    if param.dtype.block_numel > 1:  # which cannot be read by columns
-        yield np.concatenate(list(_rows(param, window, math.prod(param.shape[1:])))).T
+    """The transpose, by blocks of its rows, in the order in which they lie: singular values are the same in any."""
+    rows, width, by = param.shape[0], _width(param), _apart(param)
+    if by is None or width != math.prod(param.shape[1:]) or param.dtype.block_numel > 1:
+        if rows * width > _MOST_HELD:
+            raise _too_large(param)
+        yield np.concatenate(list(_rows(param, window, width))).T
         return
-    flat = param._replace(shape=(rows, math.prod(param.shape[1:])), stride=_flattened(param))
-    width = flat.shape[1]
     step = max(_BLOCK_NUMEL // rows, 2 * rows)
     for at in range(0, width, step):
-        part = flat._replace(
+        part = param._replace(
             shape=(min(step, width - at), rows),
-            stride=(flat.stride[1], flat.stride[0]),
-            storage_offset=flat.storage_offset + at * flat.stride[1],
+            stride=(by, param.stride[0]),
+            storage_offset=param.storage_offset + at * by,
         )
         yield from _rows(part, window, rows)
 
 
-def _flattened(param: Param) -> tuple[int, int]:
-    """Strides of the tensor as a matrix.
-
-    Raises:
-        ParamctlError: its axes from the second on are not one.
-    """
-    by = param.stride[-1]
-    step = by
-    for size, stride in zip(reversed(param.shape[1:]), reversed(param.stride[1:]), strict=True):
-        if size != 1 and stride != step:
-            raise ParamctlError(f"{shortened(param.name)}: its strides {list(param.stride)} are of no matrix")
+def _apart(param: Param) -> int | None:
+    """How far apart the columns lie, the closest first; None where that is not always the same."""
+    axes = [(by, size) for size, by in zip(param.shape[1:], param.stride[1:], strict=True) if size != 1]
+    axes.sort(key=lambda axis: abs(axis[0]))
+    first = step = axes[0][0] if axes else 1
+    for by, size in axes:
+        if by != step:
+            return None
         step *= size
-    return param.stride[0], by
+    return first
