@@ -27,11 +27,11 @@ from paramctl.values.summary import magnitudes
 
 Array = NDArray[Any]
 Pass = Callable[[], Iterator[tuple[Array, int]]]  # the finite numbers, a piece at a time, and how often each is told
-
 Ranked = Callable[[Sequence[int]], dict[int, Any]]  # the order statistics of some ranks, from 0
 
 _DIGIT = 16  # bits that are sorted out in a pass
 _SIZE = 1 << _DIGIT
+_MOST = float(np.finfo(np.float64).max)
 
 
 class Distribution(NamedTuple):
@@ -62,15 +62,15 @@ def distribution(
         return Distribution((None,) * len(at), (0,) * bins)
     codes = _codes(params, window)
     if codes is not None:
-        numbers, many = codes
-        return Distribution(_weighted(numbers, many, at), _binned([(numbers, many)], bins, low, high))
+        found, many = codes
+        return Distribution(_weighted(found, many, at), _binned([(found, many)], bins, low, high))
 
     def every() -> Iterator[tuple[Array, int]]:
         for param in params:
             yield from _finite(param, window)
 
-    found = _selected(every, _keys(params), at) if at else ()
-    return Distribution(found, _binned(every(), bins, low, high) if bins else ())
+    selected = _selected(every, _keys(params), at) if at else ()
+    return Distribution(selected, _binned(every(), bins, low, high) if bins else ())
 
 
 # ----------------------------------------------------------------------------- small types: every code counted
@@ -108,9 +108,7 @@ def _weighted(numbers: Array, many: Array, at: Sequence[float]) -> tuple[float, 
     return _interpolated(at, total, ranked)
 
 
-def _interpolated(
-    at: Sequence[float], total: int, ranked: Callable[[Sequence[int]], dict[int, Any]]
-) -> tuple[Any, ...]:
+def _interpolated(at: Sequence[float], total: int, ranked: Ranked) -> tuple[Any, ...]:
     """Each quantile from the two order statistics about it."""
     places = [(total - 1) * quantile for quantile in at]
     wanted = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
@@ -119,11 +117,11 @@ def _interpolated(
 
 
 def _between(low: Any, high: Any, share: float) -> Any:
+    """On the line between two numbers, rounded once: by whole numbers, which do not overflow."""
     if share == 0 or low == high:
         return low
-    if isinstance(low, int):
-        return low + (high - low) * share
-    return low * (1 - share) + high * share if share < 0.5 else high - (high - low) * (1 - share)
+    (a, b), (c, d), (above, below) = (number.as_integer_ratio() for number in (low, high, share))
+    return (a * d * (below - above) + c * b * above) / (b * d * below)
 
 
 # ----------------------------------------------------------------------------- wide types: by their bits
@@ -166,9 +164,7 @@ def _counted(digits: Array) -> Array:
 
 def _descend(every: Pass, keys: _Keys, tops: Array, ranks: Sequence[int]) -> dict[int, int]:
     """The key at each rank: after each pass, 16 bits more of it are known."""
-    known: dict[int, tuple[int, int]] = {
-        rank: _digit(tops, rank) for rank in ranks
-    }  # the bits, and the rank below them
+    known = {rank: _digit(tops, rank) for rank in ranks}  # the bits, and the rank among those that begin with them
     for shift in range(keys.bits - 2 * _DIGIT, -1, -_DIGIT):
         counts = {prefix: np.zeros(_SIZE, np.int64) for prefix, _ in known.values()}
         for values, times in every():
@@ -247,12 +243,11 @@ def _edges(bins: int, low: float, high: float) -> Array:
     """The edges of the bins; about a single number, a half to either side."""
     if low == high:
         half = max(0.5, bins * math.ulp(low))
-        low, high = low - half, high + half
-    with np.errstate(all="ignore"):
-        edges = np.linspace(low / 2, high / 2, bins + 1) * 2  # the distance between the two may be beyond float64
-    edges[0], edges[-1] = low, high
-    found: Array = edges
-    return found
+        low, high = max(low - half, -_MOST), min(high + half, _MOST)
+    if math.isfinite(high - low):
+        return np.linspace(low, high, bins + 1)
+    edges: Array = np.linspace(low / 2, high / 2, bins + 1) * 2
+    return edges
 
 
 def _places(values: Array, edges: Array) -> Array:
