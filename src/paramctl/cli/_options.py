@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -196,6 +196,15 @@ class Rows:
 
         named = {key.removeprefix("-") for key in rows.keys([*(self.sort or ()), *(self.columns or ())])}
         return rows.columns(rows.parse_where(self.where)) | named if self.where is not None else frozenset(named)
+
+    def adding(self, usual: Sequence[Column]) -> Rows:
+        """With --columns adding to the usual ones, where it names none of them."""
+        if not self.columns:
+            return self
+        from paramctl import rows  # noqa: PLC0415 - 4 ms that only these options pay
+
+        is_picking = not {column.key for column in usual}.isdisjoint(rows.keys(self.columns))
+        return self if is_picking else replace(self, columns=None)
 
     def check(self, columns: Sequence[Column]) -> None:
         """Refuse, before anything is read, what is malformed or not of these columns."""

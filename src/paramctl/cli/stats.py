@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from paramctl.cli._options import Model, Output
+from paramctl.cli._options import Model, Output, Rows
 from paramctl.cli._progress import Progress
 from paramctl.errors import ParamctlError, shortened
+from paramctl.ops._stats_columns import COLUMNS, SPECTRAL, By, Wanted, columns
 
 EXAMPLES = """\b
 Examples:
   paramctl stats model.pt '*.weight'
+  paramctl stats model.pt --sort -std --head 20
+  paramctl stats model.pt --where 'nan > 0 or absmax > 0.4' -f names
+  paramctl stats model.pt --columns l1,kurtosis,zero_rows
   paramctl stats model.pt --depth 1 --quantiles 0.01,0.5,0.99 --hist
   paramctl stats model.pt -f json | jq '.rows[] | select(.nan == 0) | .name'
 """
@@ -38,6 +42,7 @@ def command(
     ] = 0.0,
     sample: Annotated[bool, typer.Option("--sample", help="std with a divisor of n - 1, and not of n.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None,
+    rows: Rows,
     output: Output,
 ) -> None:
     """Statistics of the values: mean, std, min, max, norm, zeros, NaN and Inf.
@@ -47,25 +52,30 @@ def command(
 
     More columns, for --columns, --where and --sort: l1, rms, absmax, skew, kurtosis, sparsity (the share of elements
     up to --threshold), first_nan, first_inf, zero_rows and zero_cols (unused rows of an embedding, dead output and
-    input channels), repeated_rows; and of matrices spectral_norm, condition, stable_rank, effective_rank.
+    input channels), repeated_rows, q0.9 and other quantiles, hist; and of matrices spectral_norm, condition,
+    stable_rank, effective_rank. Where --columns names none of the usual ones, these are added to them.
     """
     output.check()
+    kind = "module" if depth is not None else _by(by)
+    asked = Wanted(SPECTRAL if spectral else (), _numbers(quantiles), bins if hist else 0, threshold, sample)
+    wanted = asked.also(rows.needed, bins)
+    rows.check(columns(wanted, kind))
     opened = model.open(values=True, seed=seed)
     with Progress(opened.nbytes) as progress:
         report = opened.stats(
-            quantiles=_numbers(quantiles),
-            bins=bins if hist else 0,
+            columns=wanted.columns,
+            quantiles=wanted.quantiles,
+            bins=wanted.bins,
             threshold=threshold,
             sample=sample,
-            spectral=spectral,
-            by=_by(by),
+            by=kind,
             depth=depth,
             tell=progress.tell,
         )
-    output.show(report)
+    output.show(rows.adding(COLUMNS).arranged(report, names=output.is_names))
 
 
-def _by(word: str) -> Literal["tensor", "module"]:
+def _by(word: str) -> By:
     if word == "tensor":
         return "tensor"
     if word == "module":
@@ -77,6 +87,5 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(",") if word.strip())
     except ValueError:
-        raise ParamctlError(
-            f"--quantiles {shortened(text)}: not numbers with commas between", hint="0.01,0.5"
-        ) from None
+        what = f"--quantiles {shortened(text)}: not numbers with commas between"
+        raise ParamctlError(what, hint="--quantiles 0.01,0.5,0.99") from None

@@ -10,7 +10,7 @@ from paramctl import sharing
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.errors import FileError, ParamctlError
-from paramctl.ops._stats_columns import CHANNELS, SPECTRAL, UNBOUNDED, By, Wanted, check, columns, quantile_key
+from paramctl.ops._stats_columns import CHANNELS, COLUMNS, SPECTRAL, UNBOUNDED, By, Wanted, check, columns, quantile_key
 from paramctl.report import Report
 from paramctl.select import Selection
 from paramctl.values.channels import channels
@@ -18,6 +18,8 @@ from paramctl.values.distribution import distribution
 from paramctl.values.scan import scan
 from paramctl.values.spectrum import spectrum
 from paramctl.values.summary import Extra, Summary, merged, summarize
+
+__all__ = ["COLUMNS", "SPECTRAL", "Wanted", "stats"]
 
 _MERGED = ("mean", "std", "min", "max", "l2", "zeros", "nan", "inf")  # what totals tell of all
 
