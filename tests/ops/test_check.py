@@ -20,11 +20,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
 from paramctl import api
-from paramctl.checkpoint import Param, Storage, contiguous
+from paramctl.checkpoint import Param
+from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import ParamctlError
 from paramctl.formats.pickle_calls import Call
@@ -33,6 +36,7 @@ from paramctl.ops import check as ops_check
 from paramctl.ops._check_findings import RULES
 from paramctl.render import sarif
 from paramctl.values import scan as scans
+from tensors import param
 
 
 @pytest.fixture(autouse=True)
@@ -429,11 +433,9 @@ FLOATS = {
 }  # fmt: skip
 
 
-def param(
-    name: str, raw: bytes, shape: tuple[int, ...], stride: tuple[int, ...] | None = None, offset: int = 0, **more: str
-) -> Param:
-    held = Storage("0", len(raw), (), memoryview(raw), **more)
-    return Param("w", DTYPES[name], shape, contiguous(shape) if stride is None else stride, held, offset)
+def scanned(of: Param, numel: int = 1 << 16) -> scans.Unbounded:
+    with Window() as window:
+        return scans.scan(of, window, numel=numel)
 
 
 def test_every_float_type_is_scanned():
@@ -445,9 +447,8 @@ def test_every_float_type_is_scanned():
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("order", ["little", "big"])
-def test_counts_are_numpy_s(name, order, monkeypatch):
+def test_counts_are_numpy_s(name, order):
     """NaN, infinity and the first of each are those that numpy and ml_dtypes find, for random bits, in small pieces."""
-    monkeypatch.setattr(scans, "CHUNK_NBYTES", 64)
     dtype = np.dtype(FLOATS[name])
     raw = np.random.default_rng(0).integers(0, 256, 600 * dtype.itemsize, dtype=np.uint8)
     raw[: 40 * dtype.itemsize] = 0
@@ -462,7 +463,7 @@ def test_counts_are_numpy_s(name, order, monkeypatch):
     )
     if order == "big" and values.dtype.kind not in "fc":
         data = values.view(f"u{dtype.itemsize}").astype(f">u{dtype.itemsize}").tobytes()
-    told = scans.scan(param(name, data, (20, 30), byteorder=order))
+    told = scanned(param(data, name, (20, 30), byteorder=order), 64)
     grid = values.reshape(20, 30)
     nan = np.isnan(grid)
     inf = np.isinf(grid) & ~nan
@@ -478,26 +479,43 @@ def test_counts_are_numpy_s(name, order, monkeypatch):
         ((2, 120), (0, 1), 0), ((120, 2), (1, 0), 0), ((6, 2, 5), (20, 0, 1), 34 % 20),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("chunk", [8, 64, 1 << 20])
-def test_every_geometry_is_scanned(shape, stride, offset, chunk, monkeypatch):
+@pytest.mark.parametrize("numel", [1, 7, 1 << 20])
+def test_every_geometry_is_scanned(shape, stride, offset, numel):
     """Transposed, sliced, expanded: counts and first indices are those of the same view in torch."""
-    monkeypatch.setattr(scans, "CHUNK_NBYTES", chunk)
     flat = torch.arange(120.0)
     flat[[7, 34, 39, 99]] = math.nan
     flat[[9, 35, 47, 23]] = math.inf
     view = flat.as_strided(shape, stride, offset)
-    told = scans.scan(param("float32", flat.numpy().tobytes(), shape, stride, offset))
+    told = scanned(param(flat.numpy().tobytes(), "float32", shape, stride, offset), numel)
     first = [tuple(map(int, mask.nonzero()[0])) if mask.any() else None for mask in (view.isnan(), view.isinf())]
     assert told == (int(view.isnan().sum()), int(view.isinf().sum()), *first)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 30), st.randoms())
+def test_the_first_of_any_view(shape, numel, rng):
+    """Permuted, flipped, stepped and expanded: the first index is that of the view as numpy shows it."""
+    array = np.zeros(shape, np.float32)
+    for value in (math.nan, math.inf):
+        array.reshape(-1)[[rng.randrange(array.size) for _ in range(rng.randrange(3))]] = value
+    view = array.transpose(rng.sample(range(len(shape)), len(shape)))
+    view = view[tuple(slice(None, None, rng.choice([1, 1, 2, -1, -2])) for _ in shape)]
+    view = np.broadcast_to(view[..., None], (*view.shape, rng.choice([1, 3])))
+    offset = (view.__array_interface__["data"][0] - array.__array_interface__["data"][0]) // 4
+    told = scanned(param(array.tobytes(), "float32", view.shape, tuple(by // 4 for by in view.strides), offset), numel)
+    for mask, count, first in ((np.isnan(view), told.nan, told.first_nan), (np.isinf(view), told.inf, told.first_inf)):
+        assert count == mask.sum()
+        assert first == (tuple(np.argwhere(mask)[0].tolist()) if mask.any() else None)
 
 
 def test_a_terabyte_of_one_element_is_one_element():
     """What is expanded, or a window upon the same row, is read once."""
     raw = np.array([math.nan], np.float32).tobytes()
-    assert scans.scan(param("float32", raw, (1 << 20, 1 << 20), (0, 0))) == (1 << 40, 0, (0, 0), None)
+    assert scanned(param(raw, "float32", (1 << 20, 1 << 20), (0, 0))) == (1 << 40, 0, (0, 0), None)
+    assert scanned(param(raw * 3, "float32", (3, *[1 << 20] * 4), (1, *[0] * 4))) == (3 << 80, 0, (0,) * 5, None)
     row = np.zeros(2000, np.float32)
     row[3] = math.inf
-    assert scans.scan(param("float32", row.tobytes(), (1000, 1001), (1, 1))) == (0, 1, None, None)
+    assert scanned(param(row.tobytes(), "float32", (1000, 1001), (1, 1))) == (0, 1, None, None)
 
 
 def test_tied_names_are_told_once():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from paramctl.checkpoint import Param
+from paramctl.contents import Window
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.ops._check_findings import Finding
 from paramctl.values.scan import BITS, Unbounded, scan
@@ -18,17 +19,20 @@ def finite(params: Iterable[Param]) -> list[Finding]:
         if param.dtype.name in BITS and not param.storage.is_meta:
             key = (param.storage.key, param.storage_offset, param.shape, param.stride, param.dtype.name)
             alike.setdefault(key, []).append(param)
-    for first, *others in alike.values():
-        try:
-            told = scan(first)
-        except FileError as error:
-            found.append(Finding("error", "unreadable", first.name, shortened(error.what, 240)))
-        except ParamctlError as error:
-            what = error.what.removeprefix(f"{shortened(first.name)}: ")
-            found.append(Finding("note", "unread-values", first.name, f"its values were not read: {shortened(what)}"))
-        else:
-            found += _told(first, told, [other.name for other in others])
+    with Window() as window:
+        for first, *others in alike.values():
+            found += _finite(first, window, [other.name for other in others])
     return found
+
+
+def _finite(param: Param, window: Window, others: list[str]) -> Iterable[Finding]:
+    try:
+        return _told(param, scan(param, window), others)
+    except FileError as error:
+        return [Finding("error", "unreadable", param.name, shortened(error.what, 240))]
+    except ParamctlError as error:
+        what = error.what.removeprefix(f"{shortened(param.name)}: ")
+        return [Finding("note", "unread-values", param.name, f"its values were not read: {shortened(what)}")]
 
 
 def _told(param: Param, told: Unbounded, others: list[str]) -> Iterable[Finding]:

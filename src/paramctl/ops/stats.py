@@ -167,7 +167,7 @@ class _Reckoner:
         keys = frozenset(self.wanted.columns)
         told: dict[str, Any] = {}
         if not keys.isdisjoint(UNBOUNDED):
-            found = scan(param) if summary.nan or summary.inf else None
+            found = scan(param, self.window) if summary.nan or summary.inf else None
             told |= {
                 "first_nan": _listed(found.first_nan if found else None),
                 "first_inf": _listed(found.first_inf if found else None),

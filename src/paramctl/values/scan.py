@@ -10,16 +10,15 @@ onnx's "Float stored in 8 bits" for the fnuz types; OCP microscaling formats 1.0
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paramctl import contents
 from paramctl.checkpoint import Param
-
-CHUNK_NBYTES = 1 << 20
+from paramctl.contents import Window
+from paramctl.values.lanes import lane
+from paramctl.values.stream import CHUNK_NUMEL, distinct, pieces
 
 
 class _Bits(NamedTuple):
@@ -63,8 +62,8 @@ class Unbounded(NamedTuple):
     first_inf: tuple[int, ...] | None = None
 
 
-def scan(param: Param) -> Unbounded:
-    """Count what is not finite. What an expanded tensor shows many times is read once.
+def scan(param: Param, window: Window, *, numel: int = CHUNK_NUMEL) -> Unbounded:
+    """Count what is not finite, about `numel` elements at a time. What an expanded tensor shows often is read once.
 
     Raises:
         FileError: the bytes are not there.
@@ -73,27 +72,25 @@ def scan(param: Param) -> Unbounded:
     bits = BITS.get(param.dtype.name)
     if bits is None or 0 in param.shape:
         return Unbounded()
-    dims = [axis for axis, (size, by) in enumerate(zip(param.shape, param.stride, strict=True)) if size > 1 and by]
-    dims.sort(key=lambda axis: -abs(param.stride[axis]))
-    times = math.prod(param.shape) // math.prod(param.shape[axis] for axis in dims)
-    start, end = param.span
-    shape, stride = [param.shape[axis] for axis in dims], [param.stride[axis] for axis in dims]
-    overlaps = math.prod(shape) > (end - start) // param.dtype.block_nbytes
+    once, times = distinct(param)
+    start, end = (edge // param.dtype.block_nbytes for edge in param.span)
+    overlaps = once.numel > end - start
     if overlaps:  # windows upon one row: the row itself is looked at
-        shape, stride, dims = [(end - start) // param.dtype.block_nbytes], [1], []
-    first = 0 if overlaps else param.storage_offset * param.dtype.block_nbytes - start
-    counts = [0, 0]
-    firsts: list[tuple[int, tuple[int, ...]] | None] = [None, None]
-    for base, values in _pieces(param, bits, shape, stride, start + first):
+        once = once._replace(shape=(end - start,), stride=(1,), storage_offset=start)
+    shape = tuple(size if by else 1 for size, by in zip(param.shape, param.stride, strict=True))
+    counts, firsts = [0, 0], list[int | None]([None, None])
+    at = 0
+    for piece in pieces(once, lane(param), window, numel=numel):
+        values = piece.view(bits.integer)
         for kind, mask in enumerate(_masks(values, bits)):
-            if mask is None or not (found := int(mask.sum())):
+            if mask is None or not (found := int(np.count_nonzero(mask))):
                 continue
             counts[kind] += found * times
             if not overlaps:
-                here = _first(mask, base, dims, param.shape)
-                known = firsts[kind]
+                here, known = _first(np.flatnonzero(mask) + at, shape, param.stride), firsts[kind]
                 firsts[kind] = here if known is None else min(known, here)
-    nan, inf = (None if overlaps or at is None else at[1] for at in firsts)
+        at += len(values) // bits.parts
+    nan, inf = (None if place is None else _index(place, shape) for place in firsts)
     return Unbounded(counts[0], counts[1], nan, inf)
 
 
@@ -107,75 +104,26 @@ def _masks(values: NDArray[Any], bits: _Bits) -> tuple[NDArray[np.bool_] | None,
     nan = np.asarray(magnitude >= bits.nan)
     inf = None if bits.inf is None else np.asarray(magnitude == bits.inf)
     if bits.parts > 1:
-        nan = np.asarray(nan.any(axis=-1))
-        inf = None if inf is None else np.asarray(inf.any(axis=-1) & ~nan)
+        nan = np.asarray(nan.reshape(-1, bits.parts).any(axis=1))
+        inf = None if inf is None else np.asarray(inf.reshape(-1, bits.parts).any(axis=1) & ~nan)
     return nan, inf
 
 
-def _first(
-    mask: NDArray[np.bool_], base: tuple[int, ...], dims: list[int], shape: tuple[int, ...]
-) -> tuple[int, tuple[int, ...]]:
-    """The first index in the tensor's own order, and its place in a row of all; `dims` says which axis each is of."""
-    if not dims:
-        return 0, (0,) * len(shape)
-    steps = [math.prod(shape[axis + 1 :]) for axis in dims]
-    at = np.flatnonzero(mask.reshape(-1))
-    if dims == sorted(dims):
-        at = at[:1]
-    indices = np.unravel_index(at, mask.shape)
-    places = sum(
-        ((index.astype(np.int64) + start) * step for index, start, step in zip(indices, base, steps, strict=True)),
-        start=np.zeros(len(at), np.int64),
-    )
-    place = left = int(places.min())
+def _first(places: NDArray[np.int64], shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """The least of some places, each a place among the `distinct` elements, as a place in the tensor's own order."""
+    axes = [axis for axis, size in enumerate(shape) if size > 1]
+    axes.sort(key=lambda axis: (abs(stride[axis]), shape[axis]), reverse=True)
+    found = np.zeros(len(places), np.int64)
+    indices = np.unravel_index(places, (1, *(shape[axis] for axis in axes)))[1:]
+    for axis, index in zip(axes, indices, strict=True):
+        forwards = index if stride[axis] > 0 else shape[axis] - 1 - index
+        found += forwards * math.prod(shape[axis + 1 :])
+    return int(found.min())
+
+
+def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     index = []
-    for axis in range(len(shape)):
-        step = math.prod(shape[axis + 1 :])
-        index.append(left // step)
-        left %= step
-    return place, tuple(index)
-
-
-def _pieces(
-    param: Param, bits: _Bits, shape: list[int], stride: list[int], offset: int
-) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
-    """The elements, a few MiB at a time: the index where each piece begins, and its bits."""
-    read = _reader(param)
-    integer = np.dtype(("<" if param.storage.byteorder == "little" else ">") + bits.integer)
-    itemsize = param.dtype.block_nbytes
-
-    def on(base: tuple[int, ...], axis: int, count: int, at: int) -> tuple[tuple[int, ...], NDArray[Any]]:
-        sizes, steps = [count, *shape[axis + 1 :]] if axis < len(shape) else [], stride[axis:]
-        low = sum((n - 1) * by for n, by in zip(sizes, steps, strict=True) if by < 0) * itemsize
-        high = sum((n - 1) * by for n, by in zip(sizes, steps, strict=True) if by > 0) * itemsize
-        raw = read(at + low, at + high + itemsize)
-        full, by = [1] * axis + sizes, [0] * axis + [step * itemsize for step in steps]
-        if bits.parts > 1:
-            full, by = [*full, bits.parts], [*by, integer.itemsize]
-        return (*base, *[0] * (len(shape) - len(base))), np.ndarray(full, integer, raw, -low, by)
-
-    def walk(base: tuple[int, ...], axis: int, at: int) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
-        if axis == len(shape):
-            yield on(base, axis, 1, at)
-            return
-        step = abs(stride[axis]) * itemsize
-        inner = sum((n - 1) * abs(by) for n, by in zip(shape[axis + 1 :], stride[axis + 1 :], strict=True)) * itemsize
-        many = max((CHUNK_NBYTES - inner) // step, 0)
-        for i in range(0, shape[axis], max(many, 1)):
-            here = at + i * stride[axis] * itemsize
-            if many or axis == len(shape) - 1:
-                yield on((*base, i), axis, min(max(many, 1), shape[axis] - i), here)
-            else:
-                yield from walk((*base, i), axis + 1, here)
-
-    yield from walk((), 0, offset)
-
-
-def _reader(param: Param) -> Callable[[int, int], Any]:
-    """How to have bytes of the storage: by ranges, or, where it is packed or in pieces, all of it once."""
-    storage = param.storage
-    plain = len(storage.extents) == 1 and not storage.extents[0].packing and not storage.extents[0].box
-    if storage.data is not None or plain or not storage.extents:
-        return lambda start, end: contents.read(param, start, end)
-    whole = memoryview(contents.read(param, 0, storage.nbytes))
-    return lambda start, end: whole[start:end]
+    for size in reversed(shape):
+        place, i = divmod(place, size)
+        index.append(i)
+    return tuple(reversed(index))

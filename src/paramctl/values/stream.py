@@ -128,8 +128,9 @@ def _by_strides(param: Param, lane: Lane, window: Window, numel: int) -> Iterato
             start = offset + first * param.stride[axis]
             part = param._replace(shape=shape, stride=param.stride[axis:], storage_offset=start)
             flat = gathered(part, lane, window)
-            for at in range(0, len(flat), numel):
-                yield flat[at : at + numel]
+            step = numel * (lane.per_element if lane.is_complex else 1)
+            for at in range(0, len(flat), step):
+                yield flat[at : at + step]
 
 
 def gathered(param: Param, lane: Lane, window: Window) -> Array:
