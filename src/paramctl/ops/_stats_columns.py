@@ -81,7 +81,7 @@ class Wanted(NamedTuple):
 def columns(wanted: Wanted, by: By = "tensor") -> tuple[Column, ...]:
     """The columns of a report."""
     more = [MORE[key] for key in dict.fromkeys((*(("tensors",) if by == "module" else ()), *wanted.columns))]
-    quantiles = [Column(quantile_key(at), "number") for at in wanted.quantiles]
+    quantiles = [Column(quantile_key(at), "number") for at in dict.fromkeys(wanted.quantiles)]
     return (*COLUMNS, *more, *quantiles, *([Column("hist", "histogram")] if wanted.bins else []))
 
 
@@ -101,3 +101,7 @@ def check(wanted: Wanted, by: By) -> None:
     for at in wanted.quantiles:
         if not 0 <= at <= 1:
             raise ParamctlError(f"a quantile of {at:g}: not from 0 to 1")
+    if not wanted.threshold >= 0:
+        raise ParamctlError(f"a threshold of {wanted.threshold:g}: not 0 or more")
+    if wanted.bins < 0:
+        raise ParamctlError(f"{wanted.bins:,} bins: not 1 or more")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from paramctl import sharing
 from paramctl.checkpoint import Checkpoint, Param
@@ -15,12 +15,17 @@ from paramctl.report import Report
 from paramctl.select import Selection
 from paramctl.values.channels import channels
 from paramctl.values.distribution import distribution
-from paramctl.values.scan import scan
+from paramctl.values.scan import Unbounded, scan
 from paramctl.values.spectrum import spectrum
-from paramctl.values.summary import Extra, Summary, merged, summarize
+from paramctl.values.stream import distinct
+from paramctl.values.summary import Summary, chosen, merged, summarize
 
 __all__ = ["COLUMNS", "SPECTRAL", "Wanted", "stats"]
 
+Found = TypeVar("Found")
+
+_MOST_NOTES = 10
+_MOST_LEVELS = 1000  # of modules within modules: a name may be a million dots
 _MERGED = ("mean", "std", "min", "max", "l2", "zeros", "nan", "inf")  # what totals tell of all
 
 
@@ -58,13 +63,13 @@ def stats(
     check(wanted, by)
     groups = _modules(selection.chosen, depth) if by == "module" else [_Group(p.name, (p,)) for p in selection.chosen]
     with Window(tell) as window:
-        reckoner = _Reckoner(window, wanted)
-        rows = tuple(reckoner.row(group, by) for group in groups)
-        whole = reckoner.whole(selection.chosen)
+        reckoner = _Reckoner(window, wanted, by)
+        rows = tuple(reckoner.row(group) for group in groups)
+        whole = reckoner.whole(_once(selection.chosen))
     totals = sharing.totals(checkpoint, selection.chosen)
     totals |= {key: _summarized(whole, key, wanted) for key in _MERGED}
     return Report(
-        columns(wanted, by), rows, totals, checkpoint.source.name, checkpoint.format, notes=tuple(reckoner.notes)
+        columns(wanted, by), rows, totals, checkpoint.source.name, checkpoint.format, notes=_cut(reckoner.notes)
     )
 
 
@@ -74,9 +79,9 @@ def _modules(params: Iterable[Param], depth: int | None) -> list[_Group]:
     owners = {_owner(param.name) for param in params}
     for param in params:
         steps = param.name.split(".")[:-1]
-        for level in range(len(steps) + 1):
+        for level in range(min(len(steps), _MOST_LEVELS if depth is None else depth) + 1):
             path = ".".join(steps[:level])
-            if (path in owners) if depth is None else (level <= depth):
+            if depth is not None or path in owners:
                 found.setdefault(path, []).append(param)
     return [_Group(path, tuple(below)) for path, below in found.items()]
 
@@ -88,66 +93,56 @@ def _owner(name: str) -> str:
 # ----------------------------------------------------------------------------- a row
 
 
-def identity(param: Param) -> tuple[Any, ...]:
-    """The same for names of the very same elements."""
-    return (param.storage.key, param.storage_offset, param.shape, param.stride, param.dtype.name)
-
-
 class _Reckoner:
     """Each tensor is read once, whatever the number of its names and of the modules that it is in."""
 
-    def __init__(self, window: Window, wanted: Wanted) -> None:
-        self.window, self.wanted = window, wanted
-        keys = frozenset(wanted.columns)
-        self.extra = Extra(
-            shape=not keys.isdisjoint({"skew", "kurtosis"}),
-            absolutes="l1" in keys,
-            threshold=wanted.threshold if "sparsity" in keys else None,
-        )
+    def __init__(self, window: Window, wanted: Wanted, by: By) -> None:
+        self.window, self.wanted, self.by = window, wanted, by
+        self.keys = tuple(column.key for column in columns(wanted, by))
+        self.extra = chosen(wanted.columns, threshold=wanted.threshold)
         self.notes: list[str] = []
         self.known: dict[Any, Summary | None] = {}
         self.looked: dict[Any, Mapping[str, Any]] = {}
 
+    def attempted(self, look: Callable[..., Found], *arguments: Any) -> Found | None:
+        """What a look finds; None where it cannot find it, which a note says. A file's fault is an error."""
+        try:
+            return look(*arguments)
+        except FileError:
+            raise
+        except ParamctlError as error:
+            self.notes.append(error.what)
+            return None
+
     def summary(self, param: Param) -> Summary | None:
-        """None where its numbers cannot be told, which a note says."""
-        key = identity(param)
+        key = _elements(param)
         if key not in self.known:
-            try:
-                self.known[key] = summarize(param, self.window, self.extra)
-            except FileError:
-                raise
-            except ParamctlError as error:
-                self.notes.append(error.what)
-                self.known[key] = None
+            self.known[key] = self.attempted(summarize, param, self.window, self.extra)
         return self.known[key]
 
     def whole(self, params: Iterable[Param]) -> Summary | None:
         """Of all, each element once; None where some cannot be told."""
-        parts = [self.summary(param) for param in _once(params)]
+        parts = [self.summary(param) for param in params]
         return None if None in parts else merged(part for part in parts if part is not None)
 
-    def row(self, group: _Group, by: By) -> tuple[Any, ...]:
+    def row(self, group: _Group) -> tuple[Any, ...]:
         params = _once(group.params)
         summary = self.whole(params)
-        first = group.params[0]
         dtypes = {param.dtype.name for param in params}
         told: dict[str, Any] = {
             "name": group.name,
             "dtype": dtypes.pop() if len(dtypes) == 1 else None,
-            "shape": list(first.shape) if by == "tensor" else None,
+            "shape": list(params[0].shape) if self.by == "tensor" else None,
             "numel": sum(param.numel for param in params),
             "tensors": len(group.params),
         }
         if summary is not None:
             told |= self.more(params, summary)
-        return tuple(
-            told[key] if key in told else None if summary is None else _summarized(summary, key, self.wanted)
-            for key in (column.key for column in columns(self.wanted, by))
-        )
+        return tuple(told[key] if key in told else _summarized(summary, key, self.wanted) for key in self.keys)
 
     def more(self, params: Sequence[Param], summary: Summary) -> Mapping[str, Any]:
         """What needs a look of its own."""
-        key = tuple(map(identity, params))
+        key = tuple(map(sharing.identity, params))
         if key not in self.looked:
             self.looked[key] = {**self.spread(params, summary), **self.of_tensor(params[0], summary)}
         return self.looked[key]
@@ -167,39 +162,41 @@ class _Reckoner:
         keys = frozenset(self.wanted.columns)
         told: dict[str, Any] = {}
         if not keys.isdisjoint(UNBOUNDED):
-            found = scan(param, self.window) if summary.nan or summary.inf else None
-            told |= {
-                "first_nan": _listed(found.first_nan if found else None),
-                "first_inf": _listed(found.first_inf if found else None),
-            }
-        if not keys.isdisjoint(CHANNELS):
-            told |= _fields(CHANNELS, channels(param, self.window))
-        if not keys.isdisjoint(SPECTRAL):
-            told |= _fields(SPECTRAL, self.spectrum(param))
+            seen = scan(param, self.window) if summary.nan or summary.inf else Unbounded()
+            told |= {"first_nan": _listed(seen.first_nan), "first_inf": _listed(seen.first_inf)}
+        for fields, look in ((CHANNELS, channels), (SPECTRAL, spectrum)):
+            if not keys.isdisjoint(fields):
+                found = self.attempted(look, param, self.window) or (None,) * len(fields)
+                told |= zip(fields, map(_plain, found), strict=True)
         return told
 
-    def spectrum(self, param: Param) -> Any:
-        try:
-            return spectrum(param, self.window)
-        except FileError:
-            raise
-        except ParamctlError as error:
-            self.notes.append(error.what)
-            return None
+
+def _elements(param: Param) -> tuple[Any, ...]:
+    """The same for names of the very same elements, in whatever shape and order they are shown."""
+    once, times = distinct(param)
+    axes: list[tuple[int, int]] = []
+    for size, by in zip(once.shape, once.stride, strict=True):
+        if axes and axes[-1][1] == by * size:
+            axes[-1] = (axes[-1][0] * size, by)
+        else:
+            axes.append((size, by))
+    return param.storage.key, once.storage_offset, tuple(axes), times, param.dtype.name
 
 
-def _once(params: Iterable[Param]) -> list[Param]:
+def _once(params: Sequence[Param]) -> Sequence[Param]:
     """Of names of the very same elements the first."""
-    return list({identity(param): param for param in reversed(tuple(params))}.values())[::-1]
+    if len(params) == 1:
+        return params
+    return list({_elements(param): param for param in reversed(params)}.values())[::-1]
+
+
+def _cut(notes: Sequence[str]) -> tuple[str, ...]:
+    more = [f"and {len(notes) - _MOST_NOTES:,} more"] if len(notes) > _MOST_NOTES else []
+    return (*notes[:_MOST_NOTES], *more)
 
 
 def _listed(index: tuple[int, ...] | None) -> list[int] | None:
     return None if index is None else list(index)
-
-
-def _fields(keys: Sequence[str], found: Any) -> dict[str, Any]:
-    values = (None,) * len(keys) if found is None else found
-    return {key: _plain(value) for key, value in zip(keys, values, strict=True)}
 
 
 def _integer(value: float | None) -> float | int | None:

@@ -173,9 +173,10 @@ class Summary(NamedTuple):
 
 def merged(summaries: Iterable[Summary]) -> Summary:
     """Of the elements of all."""
-    whole = Summary()
-    for summary in summaries:
-        whole = whole.merge(summary)
+    parts = iter(summaries)
+    whole = next(parts, Summary())
+    for part in parts:
+        whole = whole.merge(part)
     return whole
 
 
