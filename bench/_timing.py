@@ -49,6 +49,7 @@ class Candidate(NamedTuple):
     argv: tuple[str, ...]
     target: Target = Target()
     terminal: bool = False  # standard output is a terminal; else it is thrown away
+    timeout: float = TIMEOUT_SECONDS
 
 
 class Run(NamedTuple):
@@ -136,7 +137,7 @@ def wait(candidate: Candidate, stderr: int) -> tuple[int, resource.struct_rusage
         os.close(stdout)
     if reader is not None:
         threading.Thread(target=drain, args=(reader,)).start()
-    killer = threading.Timer(TIMEOUT_SECONDS, os.kill, (pid, 9))
+    killer = threading.Timer(candidate.timeout, os.kill, (pid, 9))
     killer.start()
     _, status, usage = os.wait4(pid, 0)
     killer.cancel()
@@ -169,7 +170,7 @@ def describe_failure(exit_code: int, stderr: str) -> str:
     if exit_code == 0:
         return ""
     if exit_code == -9:
-        return f"stopped after {TIMEOUT_SECONDS:.0f} s, or out of memory"
+        return "stopped after its time, or out of memory"
     lines = [line for line in stderr.splitlines() if line.strip()]
     return f"exit {exit_code}: {lines[-1][:100] if lines else 'no message'}"
 
