@@ -6,6 +6,7 @@ import doctest
 import fcntl
 import importlib.util
 import io
+import math
 import os
 import pty
 import re
@@ -91,6 +92,7 @@ def in_process(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]
         patch.setattr(sys, "stderr", screen)
         patch.setenv("COLUMNS", str(WIDTH))
         patch.setenv("NO_COLOR", "1")
+        patch.setattr("paramctl.cli._progress._BEFORE", math.inf)  # on a slow machine too
         code = cli.run(words)
         screen.flush()
     return screen.buffer.getvalue().decode(), int(code)

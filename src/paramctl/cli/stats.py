@@ -9,7 +9,7 @@ import typer
 from paramctl.cli._options import Model, Output, Rows
 from paramctl.cli._progress import Progress
 from paramctl.errors import ParamctlError, shortened
-from paramctl.ops._stats_columns import COLUMNS, SPECTRAL, By, Wanted, columns
+from paramctl.ops._stats_columns import COLUMNS, MORE, SPECTRAL, By, Wanted, columns
 
 EXAMPLES = """\b
 Examples:
@@ -59,7 +59,7 @@ def command(
     kind = "module" if depth is not None else _by(by)
     asked = Wanted(SPECTRAL if spectral else (), _numbers(quantiles), bins if hist else 0, threshold, sample)
     wanted = asked.also(rows.needed, bins)
-    rows.check(columns(wanted, kind))
+    rows.check((*columns(wanted, kind), *(more for key, more in MORE.items() if key not in wanted.columns)))
     opened = model.open(values=True, seed=seed)
     with Progress(opened.nbytes) as progress:
         report = opened.stats(

@@ -10,7 +10,18 @@ from paramctl import sharing
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.errors import FileError, ParamctlError
-from paramctl.ops._stats_columns import CHANNELS, COLUMNS, SPECTRAL, UNBOUNDED, By, Wanted, check, columns, quantile_key
+from paramctl.ops._stats_columns import (
+    CHANNELS,
+    COLUMNS,
+    MORE,
+    SPECTRAL,
+    UNBOUNDED,
+    By,
+    Wanted,
+    check,
+    columns,
+    quantile_key,
+)
 from paramctl.report import Report
 from paramctl.select import Selection
 from paramctl.values.channels import channels
@@ -20,7 +31,7 @@ from paramctl.values.spectrum import spectrum
 from paramctl.values.stream import distinct
 from paramctl.values.summary import Summary, chosen, merged, summarize
 
-__all__ = ["COLUMNS", "SPECTRAL", "Wanted", "stats"]
+__all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "stats"]
 
 Found = TypeVar("Found")
 
