@@ -22,7 +22,8 @@ from paramctl.values import distribution as distributions
 from paramctl.values import stream
 from paramctl.values.distribution import Distribution, distribution
 from paramctl.values.lanes import lane
-from paramctl.values.summary import merged, summarize
+from paramctl.values.summarize import summarize
+from paramctl.values.summary import merged
 from tensors import CODES, of_array, of_tensor, param
 
 AT = (0.0, 0.01, 0.25, 1 / 3, 0.5, 0.99, 1.0)

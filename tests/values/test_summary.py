@@ -21,7 +21,8 @@ from paramctl.checkpoint import Param
 from paramctl.contents import Window
 from paramctl.values import kernels, stream, summary
 from paramctl.values.lanes import lane
-from paramctl.values.summary import Extra, Summary, merged, summarize
+from paramctl.values.summarize import Extra, chosen, summarize
+from paramctl.values.summary import Summary, merged
 from tensors import CODES, of_array, of_tensor, param
 
 EVERY = Extra(shape=True, absolutes=True, threshold=0.1)
@@ -452,7 +453,7 @@ def test_only_what_is_asked_for_is_looked_at(monkeypatch):
     values = of_array(normal(1, 0.01, 100))
     mine = summarized(values, Extra())
     assert (passes, mine.absolutes, mine.small) == ([], 0.0, 0)
-    assert summary.chosen(["skew"]) == summary.chosen(["kurtosis", "rms"]) == Extra(shape=True)
-    assert summary.chosen(["sparsity", "l1"], threshold=0.5) == Extra(absolutes=True, threshold=0.5)
-    summarized(values, summary.chosen(["skew"]))
+    assert chosen(["skew"]) == chosen(["kurtosis", "rms"]) == Extra(shape=True)
+    assert chosen(["sparsity", "l1"], threshold=0.5) == Extra(absolutes=True, threshold=0.5)
+    summarized(values, chosen(["skew"]))
     assert passes == ["dot"]

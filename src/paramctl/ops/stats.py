@@ -29,7 +29,8 @@ from paramctl.values.distribution import distribution
 from paramctl.values.scan import Unbounded, scan
 from paramctl.values.spectrum import spectrum
 from paramctl.values.stream import distinct
-from paramctl.values.summary import Summary, chosen, merged, summarize
+from paramctl.values.summarize import chosen, summarize
+from paramctl.values.summary import Summary, merged
 
 __all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "stats"]
 

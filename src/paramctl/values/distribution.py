@@ -23,7 +23,7 @@ from paramctl.checkpoint import Param
 from paramctl.contents import Window
 from paramctl.values.lanes import Lane, lane
 from paramctl.values.stream import distinct, numbers, pieces
-from paramctl.values.summary import magnitudes
+from paramctl.values.summarize import magnitudes
 
 Array = NDArray[Any]
 Pass = Callable[[], Iterator[tuple[Array, int]]]  # the finite numbers, a piece at a time, and how often each is told
