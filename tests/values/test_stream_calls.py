@@ -121,7 +121,7 @@ def test_what_has_no_bytes_in_order_is_refused(shape, stride, offset, dtype, sto
 
 
 def test_memory_is_bounded_where_a_matrix_is_turned_round(tmp_path: Path):
-    """A transposed matrix of 128 MiB costs a few tens of them."""
+    """A transposed matrix of 128 MiB costs less than 40 of them."""
     import tracemalloc
 
     path = tmp_path / "sparse"

@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 _HEAD_NUMEL = 1 << 10  # elements that tensors begin with, told apart by their digest
 _NEAR_NBYTES = 1 << 14  # read at once, to have both ends
-_TILE_NBYTES = 1 << 23
+_TILE_NBYTES = 1 << 22
 _ROUNDS = 4  # of comparing all with one; what is left then is told apart by digests
 
 

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 CHUNK_NUMEL = 1 << 16
 _GATHERED_NBYTES = 1 << 24  # of a tensor that lies by strides, held in memory at once
-_READ_NBYTES = 1 << 23  # of what lies about them, read at once
+_READ_NBYTES = 1 << 20  # of what lies about them, by one call
 _GAP_NBYTES = 1 << 14  # that are read along sooner than by another call
 _STRIP = 16  # rows at a time, of a matrix that is turned round
 _MOST_OVERLAPPING = 1 << 24  # elements, of a tensor that shows the same bytes many times
