@@ -1,18 +1,23 @@
-"""Header tier: a file that appears whole or not at all."""
+"""Header tier: a file, or a folder, that appears whole or not at all.
+
+It is written beside its target, under a name that the target's own gives, and locked there (`flock`): so two writers
+of one target are kept apart, and what a writer left that was killed is known as litter and taken away by the next.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import secrets
 import shutil
 import signal
 import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,19 +55,160 @@ def replacing(target: str, *, nbytes: int = 0) -> Iterator[IO[bytes]]:
     if not path.parent.is_dir():
         raise FileError(target, f"cannot be written: there is no folder {path.parent}")
     _check_room(path.parent, nbytes, target)
-    beside = path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.paramctl"
-    with _gone_if_unfinished(beside), _errors_of(target):
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if before else 0o666)
-        with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
-            if before:
-                with contextlib.suppress(OSError):  # only root gives files away
-                    os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
-            os.fsync(descriptor)
+    beside = _beside(path)
+    with _errors_of(target):
+        descriptor = _locked(beside, target, lambda: _new_file(beside, 0o600 if before else 0o666))
+    with os.fdopen(descriptor, "w+b") as file, _gone_if_unfinished(beside), _errors_of(target):
+        yield file
+        file.flush()
+        if before:
+            with contextlib.suppress(OSError):  # only root gives files away
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+        os.fsync(descriptor)
         beside.replace(path)
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> Iterator[Path]:
+    """A new folder that takes the place of `target` when the block ends, and is gone if the block fails.
+
+    Args:
+        target: a path. What is there may be an empty folder; any other only with `force`, and is then replaced whole.
+        nbytes: about how much it will hold, held against the free space before anything is written.
+        force: whether a folder that is there may be replaced.
+
+    Raises:
+        FileError: it cannot be written, or there is something.
+    """
+    path = Path(os.path.realpath(target))
+    with _errors_of(target):
+        is_there = path.is_dir() and any(path.iterdir())
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileError(target, "a file, and not a folder")
+    if is_there and not force:
+        raise FileError(target, "a folder that is not empty", hint="name a new one; --force replaces it as a whole")
+    if not path.parent.is_dir():
+        raise FileError(target, f"cannot be written: there is no folder {path.parent}")
+    _check_room(path.parent, nbytes, target)
+    beside = _beside(path)
+    with _errors_of(target):
+        descriptor = _locked(beside, target, lambda: _new_folder(beside))
+    try:
+        with _gone_if_unfinished(beside), _errors_of(target):
+            yield beside
+            _sync_below(beside)
+            if is_there:
+                _exchanged(beside, path)
+                shutil.rmtree(beside)
+            else:
+                beside.rename(path)
+    finally:
+        os.close(descriptor)
+    _sync_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """Where a target is written: a name of its own, that is not too long where the target's is not."""
+    return path.parent / f".{path.name[:40]}.{zlib.crc32(os.fsencode(path.name)):08x}.paramctl"
+
+
+def _new_file(path: Path, mode: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+
+def _new_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _locked(beside: Path, target: str, create: Callable[[], int]) -> int:
+    """A descriptor of what `create` made anew at `beside`, locked. What nobody has locked there is litter.
+
+    Raises:
+        FileError: another process is writing it.
+    """
+    while True:
+        try:
+            descriptor = create()
+        except FileExistsError:
+            _take_away(beside, target)
+            continue
+        except FileNotFoundError:  # made, and taken away by another before it was opened
+            if not beside.parent.is_dir():
+                raise
+            continue
+        if _lock(descriptor) and _is_at(descriptor, beside):
+            return descriptor
+        os.close(descriptor)
+
+
+def _take_away(litter: Path, target: str) -> None:
+    try:
+        descriptor = os.open(litter, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if not _lock(descriptor):
+            raise FileError(target, "another process is writing it", hint="wait until it has ended")
+        if _is_at(descriptor, litter):
+            _remove(litter)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # a filesystem without locks keeps nobody apart
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    held = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_below(folder: Path) -> None:
+    """Every file of a folder, and the folder itself, onto the disk."""
+    for file in sorted(folder.iterdir()):
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    _sync_folder(folder)
+
+
+def _exchanged(one: Path, other: Path) -> None:
+    """Two folders change places, at once where the system can (`renameat2`)."""
+    import ctypes  # noqa: PLC0415 - 10 ms that only this pays
+
+    at_fdcwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        renameat2 = None
+    if renameat2 and not renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), exchange):
+        return
+    aside = one.with_suffix(".old")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def _status(target: str) -> os.stat_result | None:
@@ -84,7 +230,7 @@ def _gone_if_unfinished(path: Path) -> Iterator[None]:
     """If the block fails, `path` is removed; so it is by a signal that ends the process and that nobody handles."""
 
     def end(number: int, _: object) -> None:
-        path.unlink(missing_ok=True)
+        _remove(path)
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
@@ -95,7 +241,7 @@ def _gone_if_unfinished(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        path.unlink(missing_ok=True)
+        _remove(path)
         raise
     finally:
         for number in taken:
