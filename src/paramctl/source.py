@@ -214,6 +214,10 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
+    def fileno(self) -> int:
+        """Its descriptor, for copies inside the kernel."""
+        return self._fd
+
     def read(self, offset: int, nbytes: int) -> bytes:
         """Exactly `nbytes` bytes at `offset`.
 

@@ -8,9 +8,11 @@ Source: torch/serialization.py (`_save`, `_load`); caffe2/serialize/inline_conta
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import BinaryIO, Literal
 
 from paramctl.checkpoint import Checkpoint, Extent, Storage
@@ -21,6 +23,8 @@ from paramctl.formats.zip_directory import DEFLATED, STORED, Member, contents, d
 from paramctl.source import Reader, Source
 
 NAME = "torch-zip"
+METADATA = ".data/metadata.json"  # our own: text by name, as safetensors has it; torch passes over it
+_MOST_METADATA_NBYTES = 100_000_000  # as of a header of safetensors
 
 
 def sniff(reader: Reader) -> bool:
@@ -35,11 +39,13 @@ def read(reader: Reader) -> Checkpoint:
         FileError: a zip that is damaged, cut short, or of something else.
     """
     members = directory(reader)
-    root = _root(reader, members)
-    pickled = contents(reader, members[f"{root}data.pkl"])
-    find_storage = finder(reader, members, f"{root}data/", byteorder(reader, members, root))
+    folder = root(reader, members)
+    pickled = contents(reader, members[f"{folder}data.pkl"])
+    find_storage = finder(reader, members, f"{folder}data/", byteorder(reader, members, folder))
     tree = unpickle.load(pickled, reader.name)
-    return objects.checkpoint(tree, reader.source, NAME, find_storage, budget=1_000_000 + 100 * len(pickled))
+    found = objects.checkpoint(tree, reader.source, NAME, find_storage, budget=1_000_000 + 100 * len(pickled))
+    said = metadata(reader, members, folder)
+    return replace(found, metadata=said) if said else found
 
 
 def finder(
@@ -82,7 +88,12 @@ def stored(
     return Storage(key, nbytes, (extent,), None, order)
 
 
-def _root(reader: Reader, members: dict[str, Member]) -> str:
+def root(reader: Reader, members: dict[str, Member]) -> str:
+    """The folder in the archive, with its slash; "" where there is none.
+
+    Raises:
+        FileError: a zip of something else.
+    """
     names = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if not names:
         from paramctl.formats import strangers  # noqa: PLC0415 - 2 ms that only a stranger pays
@@ -95,6 +106,19 @@ def byteorder(reader: Reader, members: dict[str, Member], root: str) -> Literal[
     member = members.get(f"{root}byteorder")
     said = contents(reader, member) if member is not None and member.nbytes < 16 else b"little"
     return "big" if said == b"big" else "little"
+
+
+def metadata(reader: Reader, members: dict[str, Member], root: str) -> dict[str, str]:
+    """The text by name that `torch_zip_writer` has put into a member of its own, for which torch has no place."""
+    member = members.get(f"{root}{METADATA}")
+    if member is None or member.nbytes > _MOST_METADATA_NBYTES:
+        return {}
+    try:
+        found = json.loads(contents(reader, member))
+    except (ValueError, RecursionError):
+        return {}  # somebody else's
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: text for name, text in pairs if isinstance(text, str)}
 
 
 def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:

@@ -311,14 +311,24 @@ def _shared(source: int, into: int) -> bool:
 
 
 def _copied(source: int, into: int, nbytes: int) -> None:
-    """By offsets, so that neither descriptor's position counts: /dev/fd/N may be shared with another process."""
-    at = 0
+    copy_range(source, into, nbytes=nbytes)
+
+
+def copy_range(source: int, into: int, *, nbytes: int, begin: int = 0, at: int = 0) -> int:
+    """Copy `nbytes` from `begin` to `at` in another file, inside the kernel where it can; how many there were.
+
+    By offsets, so that neither descriptor's position counts: /dev/fd/N may be shared with another process.
+    """
+    done = 0
     with contextlib.suppress(OSError, AttributeError):  # not between these filesystems, or not on this system
-        while at < nbytes and (done := os.copy_file_range(source, into, min(nbytes - at, _PIECE_NBYTES), at, at)):
-            at += done
-    while at < nbytes and (piece := os.pread(source, 1 << 20, at)):
-        write_at(into, at, piece)
-        at += len(piece)
+        while done < nbytes and (
+            step := os.copy_file_range(source, into, min(nbytes - done, _PIECE_NBYTES), begin + done, at + done)
+        ):
+            done += step
+    while done < nbytes and (piece := os.pread(source, min(nbytes - done, 1 << 20), begin + done)):
+        write_at(into, at + done, piece)
+        done += len(piece)
+    return done
 
 
 def write_at(descriptor: int, offset: int, data: Any) -> None:

@@ -1,0 +1,242 @@
+"""Header tier: a pickle as a graph of nodes, and the opcodes that make it again.
+
+A node is the opcode that makes a value, what that opcode takes, and the steps by which the value is filled: the same
+things that a pickle says, in the same order, so nothing is lost in them and nothing is run. A value that is told by
+one opcode alone, and that nothing refers to again, is no more than that opcode's bytes.
+
+Source: CPython's Lib/pickle.py (`_Pickler.save_tuple`, `memoize`, `_batch_setitems`) and Lib/pickletools.py.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple, Union
+
+from paramctl.errors import ParamctlError
+
+BATCH = 1000  # items that a pickler puts into a container at once
+MARKED = frozenset((b"t", b"l", b"d", b"o", b"\x91"))  # opcodes that take all down to a mark; and so does INST
+_MARKED_STEPS = frozenset((b"e", b"u", b"\x90"))
+NONE, TRUE, FALSE, EMPTY_TUPLE = b"N", b"\x88", b"\x89", b")"
+_SIZED = {1: b"\x85", 2: b"\x86", 3: b"\x87"}
+_SIZES = {1: ("<B", b"K"), 2: ("<H", b"M"), 4: ("<i", b"J")}
+
+
+class Node:
+    """A value that is made of others, that others refer to, or that is filled."""
+
+    __slots__ = ("kept", "op", "parts", "steps")
+
+    def __init__(self, op: bytes, parts: Sequence[Part] = (), *, kept: bool = True) -> None:
+        self.op = op  # with its argument, where it has one
+        self.parts = parts
+        self.steps: list[Step] = []
+        self.kept = kept  # in the memo: anything may refer to it
+
+
+class Step:
+    """What is done to a value once it is made: it is filled (`a e s u`, ADDITEMS), or given its state (`b`)."""
+
+    __slots__ = ("items", "op")
+
+    def __init__(self, op: bytes, items: list[Part]) -> None:
+        self.op = op
+        self.items = items  # of a dict: keys and values by turns
+
+
+Part = Union[Node, bytes]  # noqa: UP007 - evaluated before Node is
+
+
+class Do(IntEnum):
+    """What is to be done next to make a value; with a stack and a memo, that is all there is."""
+
+    PUSH = 0  # the constant
+    MARK = 1
+    MAKE = 2  # the node, of its parts on the stack; it is kept, if it is to be
+    GET = 3  # the node, from the memo
+    STEP = 4  # (node, step), of the items on the stack
+    DROP = 5  # so many values
+    DROP_MARK = 6
+
+
+def program(root: Part) -> Iterator[tuple[Do, Any]]:
+    """How a pickler makes `root`: parts first, each once; then its steps.
+
+    A node that is met again while its own parts are being made, as a tuple in a list in that tuple, is made within,
+    and then taken from the memo.
+    """
+    made: set[Node] = set()
+    waiting: list[Any] = [root]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is bytes:
+            yield Do.PUSH, item
+        elif type(item) is tuple:
+            if len(item) == 2:
+                yield item
+                continue
+            node = item[0]
+            if node in made:
+                yield (Do.DROP_MARK, None) if is_marked(node.op) else (Do.DROP, len(node.parts))
+                yield Do.GET, node
+                continue
+            yield Do.MAKE, node
+            made.add(node)
+            for step in reversed(node.steps):
+                waiting.append((Do.STEP, (node, step)))
+                waiting.extend(reversed(step.items))
+                if step.op in _MARKED_STEPS:
+                    waiting.append((Do.MARK, None))
+        elif item in made:
+            yield Do.GET, item
+        elif not item.parts and not item.steps and not is_marked(item.op):
+            yield Do.MAKE, item
+            made.add(item)
+        else:
+            if is_marked(item.op):
+                yield Do.MARK, None
+            waiting.append((item,))
+            waiting.extend(reversed(item.parts))
+
+
+def is_marked(op: bytes) -> bool:
+    return op in MARKED or op[:1] == b"i"
+
+
+def dump(root: Part, *, protocol: int = 2, most: int = 0) -> bytes:
+    """The pickle of a graph; the same graph gives the same bytes.
+
+    Args:
+        root: the value.
+        protocol: that it says it is of.
+        most: bytes that it may have, if it is more than 0: lists within tuples within lists can multiply.
+
+    Raises:
+        ParamctlError: it is larger.
+    """
+    pieces = [b"\x80" + bytes([protocol])] if protocol >= 2 else []
+    memo: dict[Node, int] = {}
+    nbytes = 0
+    for do, what in program(root):
+        if do is Do.PUSH:
+            piece = what
+        elif do is Do.MAKE:
+            piece = what.op
+            if what.kept:
+                piece += _put(len(memo), protocol)
+                memo[what] = len(memo)
+        elif do is Do.GET:
+            piece = _get(memo[what], protocol)
+        elif do is Do.STEP:
+            piece = what[1].op
+        else:
+            piece = b"(" if do is Do.MARK else b"1" if do is Do.DROP_MARK else b"0" * what
+        pieces.append(piece)
+        nbytes += len(piece)
+        if 0 < most < nbytes:
+            raise ParamctlError(f"its pickle would be written in more than {most:,} bytes")
+    return b"".join([*pieces, b"."])
+
+
+def _put(index: int, protocol: int) -> bytes:
+    if protocol >= 4:
+        return b"\x94"
+    if protocol == 0:
+        return b"p%d\n" % index
+    return b"q" + bytes([index]) if index < 256 else b"r" + struct.pack("<I", index)
+
+
+def _get(index: int, protocol: int) -> bytes:
+    if protocol == 0:
+        return b"g%d\n" % index
+    return b"h" + bytes([index]) if index < 256 else b"j" + struct.pack("<I", index)
+
+
+# ----------------------------------------------------------------------------- new values
+
+
+def whole(value: int) -> bytes:
+    """An int, in the shortest form of protocol 2."""
+    if 0 <= value < 256:
+        return b"K" + bytes([value])
+    if 0 <= value < 65536:
+        return b"M" + struct.pack("<H", value)
+    if -0x80000000 <= value < 0x80000000:
+        return b"J" + struct.pack("<i", value)
+    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    if value < 0 and len(raw) > 1 and raw[-1] == 0xFF and raw[-2] & 0x80:
+        raw = raw[:-1]
+    return b"\x8a" + bytes([len(raw)]) + raw if len(raw) < 256 else b"\x8b" + struct.pack("<i", len(raw)) + raw
+
+
+def text(value: str) -> Node:
+    raw = value.encode("utf-8", "surrogatepass")
+    return Node(b"X" + struct.pack("<I", len(raw)) + raw)
+
+
+def named(module: str, name: str) -> Node:
+    """A global."""
+    return Node(f"c{module}\n{name}\n".encode())
+
+
+def tuple_of(parts: Sequence[Part]) -> Part:
+    return Node(_SIZED.get(len(parts), b"t"), parts) if parts else EMPTY_TUPLE
+
+
+def called(function: Part, arguments: Part) -> Node:
+    return Node(b"R", (function, arguments))
+
+
+def filled(node: Node, op: bytes, items: Iterable[Sequence[Part]]) -> Node:
+    """The node with items put into it: lists of one for a list (`e`), of key and value for a dict (`u`)."""
+    every = list(items)
+    single = {b"e": b"a", b"u": b"s"}[op]
+    for start in range(0, len(every), BATCH):
+        batch = every[start : start + BATCH]
+        node.steps.append(Step(op if len(batch) > 1 else single, [part for item in batch for part in item]))
+    return node
+
+
+class Maker(NamedTuple):
+    """New values that share what they have in common, as what is pickled from Python does."""
+
+    known: dict[Any, Node]
+
+    def text(self, value: str) -> Node:
+        return self.shared(value, text(value))
+
+    def named(self, module: str, name: str) -> Node:
+        return self.shared((module, name), named(module, name))
+
+    def shared(self, key: Any, node: Node) -> Node:
+        """The node that was given first for the key."""
+        return self.known.setdefault(key, node)
+
+    def value(self, value: Any) -> Part:
+        """None, a bool, a number, text, bytes; lists, tuples and dicts of those; and what is a node already.
+
+        Raises:
+            ParamctlError: anything else.
+        """
+        if isinstance(value, Node):
+            return value
+        if value is None or isinstance(value, bool):
+            return {None: NONE, True: TRUE, False: FALSE}[value]
+        if isinstance(value, int):
+            return whole(value)
+        if isinstance(value, float):
+            return b"G" + struct.pack(">d", value)
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, bytes):  # as below protocol 3
+            arguments = tuple_of([self.text(value.decode("latin1")), self.text("latin1")])
+            return called(self.named("_codecs", "encode"), arguments)
+        if isinstance(value, tuple):
+            return tuple_of([self.value(item) for item in value])
+        if isinstance(value, list):
+            return filled(Node(b"]"), b"e", ([self.value(item)] for item in value))
+        if isinstance(value, dict):
+            return filled(Node(b"}"), b"u", ([self.value(k), self.value(v)] for k, v in value.items()))
+        raise ParamctlError(f"a value of {type(value).__name__} cannot be written into a pickle")
