@@ -8,14 +8,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from paramctl import formats, ops
+from paramctl import formats, ops, renaming
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.checkpoint import at as rooted
 from paramctl.errors import SelectError, nearest, shortened
+from paramctl.formats import targets
+from paramctl.outline import merged
 from paramctl.report import Report
 from paramctl.select import Filters, Selection, narrowed
 from paramctl.select import select as choose
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from paramctl.ops.convert import Conversion
     from paramctl.ops.edit import Edit
     from paramctl.recipe import Rule
 
@@ -240,6 +243,61 @@ class Model:
         edit: Edit = ops.edit.Edit(model.checkpoint, plan)
         return edit
 
+    def convert(
+        self,
+        out: str = "",
+        *,
+        to: str = "",
+        drop: Sequence[str] = (),
+        rename: Sequence[str | renaming.Rule] = (),
+        dtype: str = "",
+        contiguous: bool = False,
+        shard_nbytes: int = 0,
+        split: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Conversion:
+        """What is chosen as a new checkpoint, planned; `write(out)` writes it.
+
+        Args:
+            out: a path, whose suffix says the format; or `-`.
+            to: the format, where the suffix does not say it.
+            drop: patterns of what is left out.
+            rename: rules as `"old=>new"`, each applied to what the one before it made.
+            dtype: for floats, as `"bf16"`.
+            contiguous: whether slices are cut out of their storages.
+            shard_nbytes: of the files of a folder, at most; 0 for one file.
+            split: whether `out` is a folder, of a file for each module at the top.
+            metadata: to add; an empty text takes a key away.
+
+        Raises:
+            SelectError: a pattern or a rule that fits nothing, or two tensors of one name.
+            ParamctlError: tensors that the format cannot hold.
+        """
+        model = self.with_values()
+        target = targets.of("" if split else str(out), to=to, source=model.checkpoint.format)
+        rules = [renaming.rule(one) if isinstance(one, str) else one for one in rename]
+        steps = ops.convert.Steps(tuple(drop), tuple(rules), dtype, contiguous, shard_nbytes, split, metadata or {})
+        made: Conversion = ops.convert.convert(model.checkpoint, model.unsliced("convert"), target, steps)
+        return made
+
+    def tie(self, *, keep: str = "") -> Conversion:
+        """What is chosen as one tensor, that of the first name or of `keep`; the format stays.
+
+        Raises:
+            ParamctlError: they differ, and `keep` does not say which wins.
+        """
+        made: Conversion = ops.tie.tie(self.checkpoint, self.unsliced("tie"), keep=keep)
+        return made
+
+    def untie(self) -> Conversion:
+        """Each name that is chosen as a tensor of its own; the format stays.
+
+        Raises:
+            SelectError: none of them is tied.
+        """
+        made: Conversion = ops.tie.untie(self.checkpoint, self.unsliced("untie"))
+        return made
+
     def set(self, *assignments: str, seed: int | None = None) -> Edit:
         """Assign: `"0.weight[0, 0] = 42"`.
 
@@ -274,6 +332,13 @@ def open(  # noqa: A001 - paramctl.open
     source = model if isinstance(model, Source) else resolve(str(model), arguments=arguments)
     checkpoint = formats.read(source, values=values, seed=seed)
     return Model(rooted(checkpoint, at) if at else checkpoint, root=at, has_values=values)
+
+
+def merge(*models: Model) -> Model:
+    """Several models as one: of tensors of one name that of a later model wins. For `convert`, whose report tells."""
+    if len(models) == 1:
+        return models[0]
+    return Model(merged([model.with_values().checkpoint for model in models]), has_values=True)
 
 
 def check(*models: str | Source, arguments: Sequence[str] = (), fast: bool = False) -> Report:

@@ -55,7 +55,7 @@ class Window:
     """
 
     def __init__(self, tell: Callable[[int], None] | None = None) -> None:
-        self._tell = tell  # how many bytes were read, each time
+        self.tell: Callable[[int], None] = tell or _to_nobody  # how many bytes were read, each time
         self._buffer = bytearray()
         self._files: dict[str, int] = {}
         self._inflating: _Inflating | None = None
@@ -78,8 +78,7 @@ class Window:
             ParamctlError: there are no bytes, or they are packed and do not unpack.
         """
         storage = param.storage
-        if self._tell is not None:
-            self._tell(end - start)
+        self.tell(end - start)
         if storage.data is not None:
             return storage.data[start:end]
         extents = storage.extents
@@ -115,22 +114,31 @@ class Window:
 
     def _fetched(self, param: Param, path: str, offset: int, nbytes: int) -> bytearray:
         data = bytearray(nbytes)
-        fill(self._descriptor(path), path, param, offset, memoryview(data))
+        fill(self.descriptor(path), path, param, offset, memoryview(data))
         return data
 
     def _filled(self, param: Param, path: str, offset: int, nbytes: int) -> memoryview:
         if len(self._buffer) < nbytes:
             self._buffer = bytearray(nbytes)
         view = memoryview(self._buffer)[:nbytes]
-        fill(self._descriptor(path), path, param, offset, view)
+        fill(self.descriptor(path), path, param, offset, view)
         return view
 
-    def _descriptor(self, path: str) -> int:
+    def descriptor(self, path: str) -> int:
+        """An open file, until the window is closed or many others were opened.
+
+        Raises:
+            FileError: it cannot be opened.
+        """
         if path not in self._files:
             if len(self._files) >= _MOST_OPEN:
                 os.close(self._files.pop(next(iter(self._files))))
             self._files[path] = _opened(path)
         return self._files[path]
+
+
+def _to_nobody(_: int) -> None:
+    """Who reads is not told of."""
 
 
 class _Inflating:

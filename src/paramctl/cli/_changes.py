@@ -14,6 +14,8 @@ from paramctl.errors import ParamctlError, shortened
 from paramctl.ops.edit import Edit
 from paramctl.plan import Change
 
+UNWRITTEN = "nothing was written; -o OUT or --in-place writes"
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
@@ -68,5 +70,5 @@ def carry_out(edit: Edit, writing: Writing, output: Output, *, notes: tuple[str,
         report = watched.write(target) if target else watched.rehearse()
     if target != "-":
         output.show(report)
-    for note in notes if target else (*notes, "nothing was written; -o OUT or --in-place writes"):
+    for note in notes if target else (*notes, UNWRITTEN):
         say(note)

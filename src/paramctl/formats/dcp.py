@@ -169,6 +169,7 @@ class _Folder:
     extras: dict[str, Any] = field(default_factory=dict)
     files: dict[str, tuple[str, int]] = field(default_factory=dict)  # their paths and sizes
     readers: dict[str, Reader] = field(default_factory=dict)
+    storages: dict[tuple[Extent, str], Storage] = field(default_factory=dict)  # of tensors in one piece
     known: dict[bytes, Any] = field(default_factory=dict)  # small entries that were read
 
     def close(self) -> None:
@@ -250,6 +251,8 @@ class _Folder:
         why = "its bytes are compressed" if any(region.is_transformed for region, _ in pieces) else ""
         extents = () if why else tuple(extent for _, extent in pieces)
         storage = Storage(name, dtype.nbytes(math.prod(shape)), extents, why_unreadable=why)
+        if len(extents) == 1:  # names of one region are tied: so we write them
+            storage = self.storages.setdefault((extents[0], dtype.name), storage)
         requires_grad = stated[2] if len(stated) > 2 and type(stated[2]) is bool else None
         self.put(Param(name, dtype, shape, contiguous(shape), storage, requires_grad=requires_grad))
 

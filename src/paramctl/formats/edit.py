@@ -62,7 +62,7 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
     Raises:
         FileError: it cannot be written; what was at `target` is as it was.
     """
-    _refuse_other_suffix(checkpoint, target)
+    refuse_other_suffix(checkpoint, target)
     if checkpoint.source.kind == "definition":
         definition = torch_tier(DEFINITION)
         definition.refuse_unsaved(checkpoint, plan.changes)
@@ -119,7 +119,7 @@ def _where_else(storage: Storage) -> str:
     return "its values lie in pieces"
 
 
-def _refuse_other_suffix(checkpoint: Checkpoint, target: str) -> None:
+def refuse_other_suffix(checkpoint: Checkpoint, target: str) -> None:
     suffix = Path(target).suffix.lower()
     if target == whole.STDOUT or suffix not in (*_SUFFIXES.get(checkpoint.format, ()), *_STRANGE_SUFFIXES):
         return

@@ -27,7 +27,7 @@ MAGIC = b"\x93NUMPY"
 MOST_HEADER_NBYTES = 1 << 16
 PREFIX_NBYTES = 12  # magic, version, and the longer of the lengths
 _MOST_DIMENSIONS = 64
-_CODES = {
+CODES = {
     "f2": "float16", "f4": "float32", "f8": "float64", "c8": "complex64", "c16": "complex128",
     "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64",
     "u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64", "b1": "bool",
@@ -193,7 +193,7 @@ def _described(file: str, label: str, nbytes: int, descr: Any, fortran: bool, sh
     match = re.fullmatch(r"([<>|=]?)([A-Za-z?])(\d{0,9})(?:\[\w+\])?", descr) if isinstance(descr, str) else None
     if match is None:
         raise FileError(file, f"{label}: {shortened(repr(descr), 60)} is no dtype")
-    dtype = DTYPES.get(_CODES.get(match[2] + match[3], ""))
+    dtype = DTYPES.get(CODES.get(match[2] + match[3], ""))
     order: Literal["little", "big"] = "big" if match[1] == ">" else "little"
     if dtype is not None:
         return Array(dtype, shape, stride, order, nbytes, dtype.nbytes(math.prod(shape)))

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from paramctl import modules
+from paramctl import outline as outlines
 from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage
+from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import ParamctlError, shortened
 from paramctl.formats import safetensors_writer, whole
+from paramctl.formats.pour import Pourer
 from paramctl.plan import Change
 from paramctl.source import Source
 
@@ -133,12 +136,11 @@ def write(checkpoint: Checkpoint, target: str) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    nbytes = sum({param.storage.key: param.storage.nbytes for param in checkpoint.params.values()}.values())
+    made = outlines.outline(checkpoint)
+    nbytes = sum(blob.nbytes for blob in outlines.laid_out(made)[0])
     if Path(target).suffix.lower() == ".safetensors":
-        named = set(checkpoint.live.state_dict())
-        params = [param for param in checkpoint.params.values() if param.name in named]
-        with whole.replacing(target, nbytes=nbytes) as file:
-            safetensors_writer.write(file, params, _row_major, {"format": "pt"})
+        with whole.replacing(target, nbytes=nbytes) as file, Window() as window:
+            safetensors_writer.write(outlines.with_metadata(made, {"format": "pt"}), file, Pourer(window))
         return
     with whole.replacing(target, nbytes=nbytes) as file:
         try:
@@ -147,11 +149,3 @@ def write(checkpoint: Checkpoint, target: str) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-
-
-def _row_major(param: Param) -> Any:
-    if not param.numel or param.storage.data is None:
-        return b""
-    start, end = param.span
-    tensor = modules.tensor_on(param, param.storage.data[start:end])
-    return _view(tensor.reshape(-1).view(torch.uint8))

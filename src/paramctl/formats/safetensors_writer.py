@@ -1,4 +1,4 @@
-"""Header tier: a new safetensors file out of tensors whose bytes are in memory or in files.
+"""Header tier: a new safetensors file.
 
 Tensors of the very same elements are written once, and the other names left in `__metadata__` as
 `safetensors.torch.save_model` does; other views of a storage are written as tensors of their own, since the format
@@ -11,47 +11,58 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from paramctl.checkpoint import Param
-from paramctl.errors import ParamctlError, shortened
-from paramctl.formats.safetensors_file import CODES
-from paramctl.sharing import groups
+from paramctl import outline as outlines
+from paramctl.errors import ParamctlError
+from paramctl.formats.pour import Pourer, Sink
+from paramctl.formats.safetensors_file import CODES, MOST_HEADER_NBYTES
+from paramctl.outline import Blob, Entry, Outline
 
+DTYPES = frozenset(CODES.values())
 _CODES = {name: code for code, name in CODES.items()}
 
 
-def write(
-    file: IO[bytes], params: Iterable[Param], contents: Callable[[Param], Any], metadata: Mapping[str, str]
-) -> None:
-    """Write `params`.
+def cannot_name(name: str) -> bool:
+    """Whether a tensor cannot be called so."""
+    return name == "__metadata__"
 
-    Args:
-        file: where to.
-        params: with unique names.
-        contents: a tensor's bytes in row-major order.
-        metadata: for `__metadata__`, the aliases besides.
+
+def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
+    """Write the tensors of an outline, whose dtypes the format has."""
+    kept_as = outlines.aliases(made)
+    entries = in_order(outlines.distinct(made, kept_as))
+    sink = Sink(file)
+    sink.write(header(entries, {**made.metadata, **dict(sorted(kept_as.items()))}))
+    for entry in entries:
+        pourer.pour(Blob(entry.param, entry.dtype), sink)
+    sink.flush()
+
+
+def in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """As the format's own writer sorts them, so that every tensor is aligned to its elements."""
+    return sorted(entries, key=lambda entry: (-entry.dtype.block_nbytes / entry.dtype.block_numel, entry.name))
+
+
+def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+    """Length and header of a file that holds the entries one after another.
 
     Raises:
-        ParamctlError: a dtype that the format has not.
+        ParamctlError: it is longer than readers take it.
     """
-    every = list(params)
-    aliases = {name: min(group.names) for group in groups(every) if group.relation == "same" for name in group.names}
-    kept = [param for param in every if aliases.get(param.name, param.name) == param.name]
-    for param in kept:
-        if param.dtype.name not in _CODES:
-            raise ParamctlError(f"{shortened(param.name)}: safetensors has no {param.dtype.name}")
-    kept.sort(key=lambda param: (-param.dtype.block_nbytes / param.dtype.block_numel, param.name))
-    said = {**metadata, **{name: to for name, to in sorted(aliases.items()) if name != to}}
-    header: dict[str, Any] = {"__metadata__": said} if said else {}
+    said: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
-    for param in kept:
-        offsets = [at, at + param.nbytes]
-        header[param.name] = {"dtype": _CODES[param.dtype.name], "shape": list(param.shape), "data_offsets": offsets}
-        at += param.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    for entry in entries:
+        said[entry.name] = {
+            "dtype": _CODES[entry.dtype.name],
+            "shape": list(entry.param.shape),
+            "data_offsets": [at, at + entry.nbytes],
+        }
+        at += entry.nbytes
+    text = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for param in kept:
-        file.write(contents(param))
+    if len(text) > MOST_HEADER_NBYTES:
+        what = f"the header would take {len(text):,} bytes, and {MOST_HEADER_NBYTES:,} is the most there may be"
+        raise ParamctlError(what, hint="--shard SIZE makes several files of it")
+    return struct.pack("<Q", len(text)) + text

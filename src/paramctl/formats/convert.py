@@ -1,0 +1,327 @@
+"""Header tier: from an outline to a file or a folder: what fits, writing, and reading again what was written."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, NamedTuple
+
+from paramctl import formats, sharing
+from paramctl import outline as outlines
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.contents import Window
+from paramctl.dtypes import DTYPES
+from paramctl.errors import FileError, ParamctlError, shortened
+from paramctl.formats import pour, whole
+from paramctl.formats.targets import Target
+from paramctl.outline import Blob, Outline
+from paramctl.source import Source
+
+_MOST_FILE_NAME = 200
+_TOLD = 3  # names in a sentence
+_OURS = ("index", "beside", "config")  # extras that readers of folders add, and that are no content
+_BYTE = DTYPES["uint8"]
+_HEADER_NBYTES = 1 << 10  # about what a tensor takes besides its elements
+
+
+class Options(NamedTuple):
+    """How an outline is written."""
+
+    is_strict: bool = False
+    verifies: bool = True
+    force: bool = False  # replace a folder that is there
+    max_error: float | None = None  # relative, of a tensor that is cast
+
+
+# ----------------------------------------------------------------------------- what fits
+
+
+def fitted(made: Outline, target: Target) -> Outline:
+    """The outline as the target can hold it, `lost` saying what it cannot.
+
+    Raises:
+        ParamctlError: there are no tensors in it, or some that the target cannot hold.
+    """
+    if not made.entries:
+        raise ParamctlError("0 tensors would be left", hint="nothing is written without any")
+    module = importlib.import_module(target.module)
+    _refuse_dtypes(made, target, module)
+    _refuse_names(made, target, module)
+    lost = [*made.lost, *_lost(made, target)]
+    if made.is_split:
+        _refuse_parts(made, target)
+        lost += _lost_apart(made)
+    metadata = made.metadata if target.holds_metadata else {}
+    if target.ties == "alias":
+        metadata, more = _apart_from_names(made, metadata)
+        lost += more
+    fits = made._replace(metadata=metadata, lost=tuple(lost), has_views=target.ties == "storage")
+    return _as_aliases(fits) if target.ties in ("alias", "region") else fits
+
+
+def _refuse_dtypes(made: Outline, target: Target, module: ModuleType) -> None:
+    alien = [entry for entry in made.entries if entry.dtype.name not in module.DTYPES]
+    if not alien:
+        return
+    first = alien[0]
+    more = f", and {len(alien) - 1:,} more" if len(alien) > 1 else ""
+    floats = "--dtype float32 writes their numbers; " if first.dtype.kind in ("float", "quantized") else ""
+    raise ParamctlError(
+        f"{shortened(first.name)} is {first.dtype.name}, which {target.name} cannot hold{more}",
+        hint=f"{floats}--drop leaves them out",
+    )
+
+
+def _refuse_names(made: Outline, target: Target, module: ModuleType) -> None:
+    for entry in made.entries:
+        if not _is_utf8(entry.name) or module.cannot_name(entry.name):
+            said = f"{target.name} cannot hold the name {shortened(entry.name)}"
+            raise ParamctlError(said, hint="--rename gives it another")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _lost(made: Outline, target: Target) -> Iterator[str]:
+    checkpoint = made.checkpoint
+    extras = [key for key in checkpoint.extras if key not in _OURS]
+    if extras:
+        yield f"what is no tensor: {_some(extras)}"
+    metadata = [key for key, text in made.metadata.items() if (key, text) != ("format", "pt")]
+    if metadata and not target.holds_metadata:
+        yield f"metadata: {_some(metadata)}"
+    if checkpoint.knows_types:
+        typed = sum(bool(module.type) for module in checkpoint.modules.values())
+        yield f"the classes of {typed:,} module{'s' if typed > 1 else ''}"
+    if target.ties == "storage":
+        return
+    found = outlines.groups(made)
+    same = [group for group in found if group.relation == "same"]
+    if same and not target.ties:
+        yield f"ties: {_groups(same)}"
+    views = [group for group in found if group.relation != "same"]
+    if views:
+        yield f"views of one storage: {_groups(views)}"
+
+
+def _refuse_parts(made: Outline, target: Target) -> None:
+    if target.is_folder:
+        raise ParamctlError(f"--split makes files, and {target.name} is a folder", hint="--to safetensors")
+    for top in outlines.parts(made):
+        if "/" in top or "\0" in top or len(os.fsencode(top)) > _MOST_FILE_NAME:
+            raise ParamctlError(f"{shortened(top)} cannot be the name of a file", hint="--rename gives it another")
+
+
+def _lost_apart(made: Outline) -> Iterator[str]:
+    homes = {entry.name: top for top, part in outlines.parts(made).items() for entry in part.entries}
+    apart = [group for group in outlines.groups(made) if len({homes[name] for name in group.names}) > 1]
+    if apart:
+        yield f"ties between files: {_groups(apart)}"
+
+
+def _groups(found: Sequence[sharing.Group]) -> str:
+    first = " and ".join(shortened(name, 60) for name in found[0].names[:2])
+    more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+    return f"{first} become tensors of their own{more}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _TOLD:,} more" if len(names) > _TOLD else ""
+    return ", ".join(shortened(name, 60) for name in names[:_TOLD]) + more
+
+
+def _apart_from_names(made: Outline, metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Metadata without what would read as an alias, or stand where one does; of another format with `format`."""
+    names = {entry.name for entry in made.entries}
+    kept_as = outlines.aliases(made)
+    said = dict(metadata)
+    if made.checkpoint.format not in ("safetensors", "sharded"):
+        said.setdefault("format", "pt")  # which transformers asks for
+    good = {key: text for key, text in said.items() if key not in kept_as and (key in names or text not in names)}
+    clash = [key for key in metadata if key not in good]
+    return good, [f"metadata that would read as a tie: {_some(clash)}"] if clash else []
+
+
+def _as_aliases(made: Outline) -> Outline:
+    kept_as = outlines.aliases(made)
+    if not kept_as:
+        return made
+    return made._replace(
+        entries=tuple(
+            entry._replace(action="alias", detail=f"of {shortened(kept_as[entry.name])}")
+            if entry.name in kept_as and entry.action == "keep"
+            else entry
+            for entry in made.entries
+        )
+    )
+
+
+# ----------------------------------------------------------------------------- writing
+
+
+def nbytes(made: Outline) -> int:
+    """About what it will take."""
+    blobs, placed = outlines.laid_out(made)
+    return sum(blob.nbytes for blob in blobs) + _HEADER_NBYTES * len(placed)
+
+
+def write(
+    made: Outline, target: Target, out: str, options: Options, *, tell: Callable[[int], None] | None = None
+) -> dict[str, int]:
+    """Write a fitted outline to a path, or `-`, and hold what was written against it before it takes its place.
+
+    Returns:
+        How many numbers overflowed in a cast, by the source's name.
+
+    Raises:
+        FileError: it cannot be written; what was there is as it was.
+    """
+    with Window(tell) as window:
+        pourer = pour.Pourer(window)
+        if made.is_split:
+            _write_parts(made, target, out, options, pourer)
+        elif target.is_folder:
+            with whole.replacing_folder(out, nbytes=nbytes(made), force=options.force) as folder:
+                importlib.import_module(target.module).write(made, folder, pourer)
+                if options.verifies:
+                    verify(made, target, formats.read(Source(out, "folder", folder)), window)
+        else:
+            with whole.replacing(out, nbytes=nbytes(made)) as file:
+                _write_file(made, target, file, out, options, pourer)
+        return pourer.overflowed
+
+
+def _write_parts(made: Outline, target: Target, out: str, options: Options, pourer: pour.Pourer) -> None:
+    """A file for each module at the top."""
+    with whole.replacing_folder(out, nbytes=nbytes(made), force=options.force) as folder:
+        for top, part in outlines.parts(made).items():
+            name = f"{top}{target.suffixes[0]}"
+            with (folder / name).open("w+b") as file:
+                _write_file(part, target, file, os.path.join(out, name), options, pourer)  # noqa: PTH118 - as written
+
+
+def _write_file(
+    made: Outline, target: Target, file: IO[bytes], out: str, options: Options, pourer: pour.Pourer
+) -> None:
+    importlib.import_module(target.module).write(made, file, pourer)
+    file.flush()
+    if options.verifies:
+        there = Source(out, "file", Path(f"/dev/fd/{file.fileno()}"))
+        verify(made, target, formats.read(there), pourer.window)
+
+
+# ----------------------------------------------------------------------------- reading again
+
+
+def verify(made: Outline, target: Target, found: Checkpoint, window: Window) -> None:
+    """Hold what was written against the outline: names, dtypes, shapes, ties, metadata, and every value.
+
+    Raises:
+        FileError: it is not the same.
+    """
+    where = found.source.name
+    wanted = {entry.name: entry for entry in made.entries}
+    odd = next(iter(wanted.keys() ^ found.params.keys()), None)
+    if odd is not None:
+        raise _not_the_same(where, odd, "is missing" if odd in wanted else "was not to be there")
+    for name, entry in wanted.items():
+        param = found.params[name]
+        if (param.shape, param.dtype) != (entry.param.shape, entry.dtype):
+            raise _not_the_same(where, name, "has another shape or dtype")
+    if target.ties == "storage":
+        _verify_views(made, found)
+    if target.ties and _same(outlines.groups(made)) != _same(sharing.groups(found.params.values())):
+        raise FileError(where, "what was written is not what was planned: its ties differ")
+    for key, text in made.metadata.items():
+        if found.metadata.get(key) != text:
+            raise _not_the_same(where, key, "in the metadata is missing")
+    with Window() as again:
+        for name, blob, param in _pairs(made, target, found):
+            if not _is_written(blob, param, window, again):
+                raise _not_the_same(where, name, "has other values")
+
+
+def _verify_views(made: Outline, found: Checkpoint) -> None:
+    """Every tensor stands on the storage that was laid out for it, as it was laid out."""
+    keys: dict[int, str] = {}
+    for one in outlines.laid_out(made)[1]:
+        param = found.params[one.name]
+        where = (param.stride, param.storage_offset, param.storage.key)
+        if where != (one.stride, one.offset, keys.setdefault(one.blob, param.storage.key)):
+            raise _not_the_same(found.source.name, one.name, "lies elsewhere")
+
+
+def _not_the_same(where: str, name: str, what: str) -> FileError:
+    return FileError(where, f"what was written is not what was planned: {shortened(name)} {what}")
+
+
+def _same(groups: Iterable[sharing.Group]) -> set[frozenset[str]]:
+    return {frozenset(group.names) for group in groups if group.relation == "same"}
+
+
+def _pairs(made: Outline, target: Target, found: Checkpoint) -> Iterator[tuple[str, Blob, Param]]:
+    """What each blob was made of, and where it was written."""
+    if target.ties == "storage":
+        blobs, placed = outlines.laid_out(made)
+        first = {one.blob: one.name for one in reversed(placed)}
+        for number, blob in enumerate(blobs):
+            param = found.params[first[number]]
+            yield first[number], blob, param._replace(dtype=_BYTE, shape=(blob.nbytes,), stride=(1,), storage_offset=0)
+        return
+    kept_as = outlines.aliases(made) if target.ties else {}
+    for entry in outlines.distinct(made, kept_as):
+        yield entry.name, Blob(entry.param, entry.dtype), found.params[entry.name]
+
+
+def _is_written(blob: Blob, param: Param, window: Window, again: Window) -> bool:
+    """Whether a tensor that lies in order has the elements of a blob, bit for bit."""
+    at, end = param.span
+    for piece in pour.pieces(blob, window):
+        if bytearray(piece) != again.read(param, at, min(at + len(piece), end)):  # a bytearray compares by memcmp
+            return False
+        at += len(piece)
+    return at == end
+
+
+def are_equal(one: Blob, other: Blob, window: Window, again: Window) -> bool:
+    """Whether two tensors of one shape and dtype have the same elements, bit for bit."""
+    theirs = pour.pieces(other, again)
+    held = bytearray()
+    for piece in pour.pieces(one, window):
+        while len(held) < len(piece):
+            held += next(theirs, b"")
+        if held[: len(piece)] != piece:
+            return False
+        del held[: len(piece)]
+    return True
+
+
+def losses(made: Outline, window: Window) -> dict[str, Any]:
+    """What each cast costs, by the name of the tensor: it is read for that."""
+    casting = pour.casting()
+    return {entry.name: casting.loss(entry.param, entry.dtype, window) for entry in made.entries if entry.is_cast}
+
+
+def refuse_same(made: Outline, out: str) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        FileError: `out` is a file that tensors come from, or a folder with one.
+    """
+    if out == whole.STDOUT:
+        return
+    target = os.path.realpath(out)
+    read = {extent.path for entry in made.entries for extent in entry.param.storage.extents}
+    if made.checkpoint.source.path is not None:
+        read.add(str(made.checkpoint.source.path))
+    for path in map(os.path.realpath, read):
+        if path == target or path.startswith(target + "/"):
+            raise FileError(out, "it is what is read", hint="--in-place writes over a file")

@@ -1,0 +1,156 @@
+"""Header tier: the elements of a tensor into a new file, from wherever they lie, a piece at a time.
+
+What lies in order and keeps its type is copied by the kernel, or through one buffer; the rest, what lies by strides,
+is big-endian or is cast, by the values tier, which is asked for by its name. Memory is that of a piece.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import zlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import IO, Any
+
+from paramctl.checkpoint import Param
+from paramctl.contents import Window
+from paramctl.errors import MissingLibraryError
+from paramctl.formats import whole
+from paramctl.outline import Blob
+
+CASTING = "paramctl.values.casting"
+PIECE_NBYTES = 1 << 20
+_COPIED_NBYTES = 1 << 18  # from here on the kernel's copying is worth a call
+
+
+class Sink:
+    """A new file, written from its first byte to its last."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        file.flush()
+        self.descriptor = file.fileno()
+        self.at = 0
+        self._held = bytearray()
+
+    def write(self, data: Any) -> None:
+        """Put bytes at the end; small ones are gathered."""
+        if len(data) + len(self._held) > PIECE_NBYTES:
+            self.flush()
+            whole.write_at(self.descriptor, self.at, data)
+        else:
+            self._held += data
+        self.at += len(data)
+
+    def flush(self) -> None:
+        """Everything is in the file after this."""
+        if self._held:
+            whole.write_at(self.descriptor, self.at - len(self._held), self._held)
+            self._held = bytearray()
+
+    def copy(self, source: int, offset: int, nbytes: int) -> bool:
+        """Bytes of another file by the kernel; False where it cannot, and then nothing was written."""
+        self.flush()
+        done = 0
+        while done < nbytes:
+            try:
+                count = os.copy_file_range(source, self.descriptor, nbytes - done, offset + done, self.at + done)
+            except (OSError, AttributeError):
+                count = 0
+            if not count:
+                return False
+            done += count
+        self.at += nbytes
+        return True
+
+
+class Pourer:
+    """Elements on their way into a new file. `overflowed` counts, by name, the numbers that a cast did not reach."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.overflowed: dict[str, int] = {}
+
+    def pour(self, blob: Blob, sink: Sink) -> None:
+        """The elements in row-major order, little-endian, at the end of what was written.
+
+        Raises:
+            FileError: they cannot be read.
+            ParamctlError: there are none, or they are of a kind that cannot be had.
+        """
+        param = blob.param
+        if blob.nbytes >= _COPIED_NBYTES and lies_as_written(blob) and _is_one_range(param):
+            start, end = param.span
+            extent = param.storage.extents[0]
+            if sink.copy(self.window.descriptor(extent.path), extent.offset + start, end - start):
+                self.window.tell(end - start)
+                return
+        for piece in self.pieces(blob):
+            sink.write(piece)
+
+    def checksum(self, blob: Blob) -> int:
+        """The CRC-32 of what `pour` writes."""
+        crc = 0
+        for piece in pieces(blob, self.window):
+            crc = zlib.crc32(piece, crc)
+        return crc
+
+    def pieces(self, blob: Blob) -> Iterator[memoryview]:
+        """The elements in row-major order, little-endian; each piece is good until the next."""
+        if not blob.is_cast:
+            yield from pieces(blob, self.window)
+            return
+        module = casting()
+        caster = module.Caster(blob.dtype)
+        yield from module.pieces(blob.param, blob.dtype, self.window, caster=caster)
+        if caster.overflowed:
+            self.overflowed[blob.param.name] = caster.overflowed
+
+
+def pieces(blob: Blob, window: Window) -> Iterator[memoryview]:
+    """The elements in row-major order, little-endian; each piece is good until the next."""
+    if not blob.param.numel:
+        return iter(())
+    if lies_as_written(blob):
+        return _in_order(blob.param, window)
+    made: Iterator[memoryview] = casting().pieces(blob.param, blob.dtype, window)
+    return made
+
+
+def _is_one_range(param: Param) -> bool:
+    extents = param.storage.extents
+    return len(extents) == 1 and not extents[0].packing and not extents[0].box and param.storage.data is None
+
+
+def lies_as_written(blob: Blob) -> bool:
+    """Whether the bytes of the source are those that are to be written."""
+    param = blob.param
+    is_little = param.storage.byteorder == "little" or param.dtype.block_nbytes == 1
+    return param.dtype == blob.dtype and param.is_contiguous and is_little
+
+
+def _in_order(param: Param, window: Window) -> Iterator[memoryview]:
+    start, end = param.span
+    extents = param.storage.extents
+    is_in_pieces = bool(extents) and (len(extents) > 1 or bool(extents[0].box) or extents[0].packing == "torch-save")
+    step = max(end - start, 1) if is_in_pieces else PIECE_NBYTES
+    for at in range(start, end, step):
+        yield window.read(param, at, min(at + step, end))
+
+
+def casting() -> ModuleType:
+    """The values tier's half of this.
+
+    Raises:
+        MissingLibraryError: numpy is not installed.
+    """
+    try:
+        return importlib.import_module(CASTING)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").split(".")[0]
+        if library not in ("numpy", "ml_dtypes"):
+            raise
+        raise MissingLibraryError(
+            f"casts, strided and big-endian tensors need {library}, which is not installed",
+            hint=f"pip install {library}",
+        ) from None

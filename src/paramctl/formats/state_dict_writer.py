@@ -1,0 +1,31 @@
+"""Header tier: a new torch zip of a state dict: storages as they are shared, with all their views."""
+
+from __future__ import annotations
+
+from typing import IO
+
+from paramctl import outline as outlines
+from paramctl.checkpoint import Param, Storage
+from paramctl.formats import torch_zip_writer
+from paramctl.formats.pour import Pourer
+from paramctl.formats.torch_pickle import BY_DTYPE, STORAGE_CLASSES, state_dict_pickle
+from paramctl.formats.torch_zip_writer import Fresh
+from paramctl.outline import Outline
+
+DTYPES = BY_DTYPE | frozenset(STORAGE_CLASSES)
+
+
+def cannot_name(name: str) -> bool:
+    """A key of a dict may be any text."""
+    del name
+    return False
+
+
+def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
+    """Write the tensors of an outline by their names, and its metadata in a member of its own."""
+    blobs, placed = outlines.laid_out(made)
+    storages = [Storage(str(number), blob.nbytes) for number, blob in enumerate(blobs)]
+    params = [Param(one.name, one.dtype, one.shape, one.stride, storages[one.blob], one.offset) for one in placed]
+    state = state_dict_pickle(params)
+    fresh = (Fresh(key, storage.nbytes, pourer.pieces(blobs[int(storage.key)])) for key, storage in state.storages)
+    torch_zip_writer.write(file, state.pickled, fresh, metadata=made.metadata)

@@ -1,0 +1,410 @@
+"""Header tier: what a new checkpoint will be, before a byte of it is written.
+
+An outline is made of a checkpoint, and each step, as renaming or casting, makes another of it. Nothing here knows a
+format: what one cannot hold is found by `formats.convert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from paramctl import plan, sharing
+from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
+from paramctl.dtypes import DTYPES, DType
+from paramctl.errors import ParamctlError, SelectError, nearest, shortened
+from paramctl.report import Report
+from paramctl.select import Selection
+
+Action = Literal["keep", "rename", "cast", "drop", "tie", "untie", "alias"]
+
+_DTYPE_WORDS = {  # as people write them
+    "fp64": "float64", "f64": "float64", "double": "float64",
+    "fp32": "float32", "f32": "float32", "float": "float32",
+    "fp16": "float16", "f16": "float16", "half": "float16",
+    "bf16": "bfloat16",
+    "fp8": "float8_e4m3fn", "f8": "float8_e4m3fn", "e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2",
+    **{f"{head}8_{tail}": f"float8_{full}"
+       for head in ("fp", "f", "float")
+       for tail, full in {"e4m3": "e4m3fn", "e4m3fn": "e4m3fn", "e4m3fnuz": "e4m3fnuz", "e5m2": "e5m2",
+                          "e5m2fnuz": "e5m2fnuz"}.items()},
+}  # fmt: skip
+CAST_TO = (
+    "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"
+)  # fmt: skip
+_OF_CONTAINERS = {"dcp": ("dcp_version", "save_id")}  # metadata that is about the files, and not about what they hold
+
+
+class Entry(NamedTuple):
+    """A tensor of the new checkpoint: `param` is where its elements come from, and how they lie there."""
+
+    name: str
+    param: Param
+    dtype: DType  # that it will have
+    action: Action = "keep"
+    detail: str = ""
+    is_own: bool = False  # it shares nothing, whatever the storage of `param` says
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.nbytes(self.param.numel)
+
+    @property
+    def is_cast(self) -> bool:
+        return self.dtype != self.param.dtype
+
+
+class Dropped(NamedTuple):
+    """A tensor that will not be there, and why."""
+
+    param: Param
+    why: str
+
+
+class Outline(NamedTuple):
+    """The tensors of a new checkpoint, in its order, and what else it holds. `lost`: what it cannot hold, in words."""
+
+    checkpoint: Checkpoint  # that it is made of
+    entries: tuple[Entry, ...]
+    dropped: tuple[Dropped, ...] = ()
+    metadata: Mapping[str, str] = MappingProxyType({})
+    is_compact: bool = False  # no tensor drags more of a storage than its own elements
+    shard_nbytes: int = 0  # of a shard, where there are shards; 0: any number
+    is_split: bool = False  # a file for each module at the top
+    has_views: bool = True  # whether views of one storage stay so
+    lost: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def outline(checkpoint: Checkpoint) -> Outline:
+    """All of a checkpoint as it is; of a definition what its state dict holds."""
+    params: Iterable[Param] = checkpoint.params.values()
+    if checkpoint.live is not None:
+        saved = set(checkpoint.live.state_dict())
+        params = [param for param in params if param.name in saved]
+    not_said = {param.name for param in checkpoint.params.values() if param.declared == "metadata"}
+    not_said.update(_OF_CONTAINERS.get(checkpoint.format, ()))
+    metadata = {key: text for key, text in checkpoint.metadata.items() if key not in not_said}
+    return Outline(checkpoint, tuple(Entry(param.name, param, param.dtype) for param in params), metadata=metadata)
+
+
+# ----------------------------------------------------------------------------- several into one
+
+
+def merged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """One checkpoint of several, of which a later one wins."""
+    params: dict[str, Param] = {}
+    metadata: dict[str, str] = {}
+    extras: dict[str, Any] = {}
+    for number, checkpoint in enumerate(checkpoints):
+        storages: dict[str, Storage] = {}
+        for name, param in checkpoint.params.items():
+            key = param.storage.key
+            storage = storages.setdefault(key, param.storage._replace(key=f"{number}:{key}"))
+            params[name] = param._replace(storage=storage)
+        metadata |= checkpoint.metadata
+        extras |= checkpoint.extras
+    modules = {path: module for checkpoint in checkpoints for path, module in checkpoint.modules.items()}
+    formats = {checkpoint.format for checkpoint in checkpoints}
+    name = formats.pop() if len(formats) == 1 else "merged"
+    return Checkpoint(checkpoints[0].source, name, params, modules, metadata, extras)
+
+
+def conflicts(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[str, str, str]]:
+    """The names that more than one checkpoint has: the name, whose it was, and whose it is."""
+    homes: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        for name in checkpoint.params:
+            if name in homes:
+                yield name, homes[name], checkpoint.source.name
+            homes[name] = checkpoint.source.name
+
+
+# ----------------------------------------------------------------------------- steps
+
+
+def kept(before: Outline, selection: Selection, why: str) -> Outline:
+    """Only what was chosen."""
+    chosen = {param.name for param in selection.chosen}
+    return without(before, lambda entry: entry.name not in chosen, why)
+
+
+def without(before: Outline, goes: Callable[[Entry], bool], why: str) -> Outline:
+    """All but the entries that go."""
+    entries = tuple(entry for entry in before.entries if not goes(entry))
+    left = {entry.name for entry in entries}
+    gone = tuple(Dropped(entry.param, why) for entry in before.entries if entry.name not in left)
+    return before._replace(entries=entries, dropped=before.dropped + gone)
+
+
+def renamed(before: Outline, names: Mapping[str, str]) -> Outline:
+    """With new names, by the old ones.
+
+    Raises:
+        SelectError: two tensors would have one name, or one none.
+    """
+    entries = tuple(
+        entry._replace(name=names[entry.name], action="rename", detail=f"from {shortened(entry.name)}")
+        if names.get(entry.name, entry.name) != entry.name
+        else entry
+        for entry in before.entries
+    )
+    taken: dict[str, str] = {}
+    for old, new in zip(before.entries, entries, strict=True):
+        if not new.name:
+            raise SelectError(f"the new name of {shortened(old.name)} is empty")
+        if new.name in taken:
+            pair = f"{shortened(taken[new.name])} and {shortened(old.name)}"
+            raise SelectError(f"{pair} would both be called {shortened(new.name)}", hint="--drop one of them")
+        taken[new.name] = old.name
+    return before._replace(entries=entries)
+
+
+def cast(before: Outline, dtype: DType) -> Outline:
+    """With floats, and the blocks of ggml, as another float type: masks, counters and complex numbers stay."""
+    return before._replace(
+        entries=tuple(
+            entry._replace(
+                dtype=dtype,
+                action="cast",
+                detail=_joined(f"{entry.dtype.name} → {dtype.name}", entry.detail),
+            )
+            if entry.dtype != dtype and _is_of_floats(entry.param)
+            else entry
+            for entry in before.entries
+        )
+    )
+
+
+def _is_of_floats(param: Param) -> bool:
+    return param.dtype.kind == "float" or (param.dtype.kind == "quantized" and param.dtype.block_numel > 4)
+
+
+def dtype_of(word: str) -> DType:
+    """The dtype of a word as people write it: bf16, fp16, float8_e4m3fn.
+
+    Raises:
+        ParamctlError: no such dtype, or none of floats.
+    """
+    name = _DTYPE_WORDS.get(word.lower(), word.lower().removeprefix("torch."))
+    if name in CAST_TO:
+        return DTYPES[name]
+    if name in DTYPES:
+        raise ParamctlError(f"--dtype {shortened(word)}: tensors are cast between floats", hint=", ".join(CAST_TO[:5]))
+    close = nearest(word, [*_DTYPE_WORDS, *CAST_TO])
+    raise ParamctlError(
+        f"--dtype {shortened(word)}: no such dtype", hint=f"{' or '.join(close)}?" if close else ", ".join(CAST_TO[:5])
+    )
+
+
+def tied(before: Outline, names: Sequence[str], *, winner: str) -> Outline:
+    """With names as one tensor, that of `winner`.
+
+    Raises:
+        ParamctlError: they are not of one shape and dtype.
+    """
+    entries = {entry.name: entry for entry in before.entries}
+    first = entries[winner]
+    for name in names:
+        other = entries[name]
+        if (other.param.shape, other.dtype) != (first.param.shape, first.dtype):
+            said = [f"{shortened(one.name)} is {_shape(one.param)} of {one.dtype.name}" for one in (first, other)]
+            raise ParamctlError(f"{said[0]}, and {said[1]}", hint="tensors of one shape and dtype can be tied")
+    made = tuple(
+        entry._replace(param=first.param, is_own=first.is_own, action="tie", detail=f"to {shortened(winner)}")
+        if entry.name in names and entry.name != winner
+        else entry
+        for entry in before.entries
+    )
+    return before._replace(entries=made)
+
+
+def untied(before: Outline, names: Iterable[str]) -> Outline:
+    """With each of the names a tensor of its own; where all of a tie are named the first keeps its storage.
+
+    Raises:
+        SelectError: none of them is tied.
+    """
+    wanted = set(names)
+    free: dict[str, str] = {}
+    for group in groups(before):
+        here = [name for name in group.names if name in wanted]
+        stays = group.names[0] if len(here) == len(group.names) else ""
+        for name in here:
+            if name != stays:
+                free[name] = next(other for other in group.names if other != name)
+    if not free:
+        raise SelectError("none of them is tied", hint="paramctl ties shows what is")
+    return before._replace(
+        entries=tuple(
+            entry._replace(is_own=True, action="untie", detail=f"from {shortened(free[entry.name])}")
+            if entry.name in free
+            else entry
+            for entry in before.entries
+        )
+    )
+
+
+def with_metadata(before: Outline, pairs: Mapping[str, str]) -> Outline:
+    """With more metadata; an empty text takes the key away."""
+    said = {**before.metadata, **pairs}
+    return before._replace(metadata={key: text for key, text in said.items() if text or key not in pairs})
+
+
+# ----------------------------------------------------------------------------- what it says
+
+
+def groups(made: Outline) -> list[sharing.Group]:
+    """The ties of the new checkpoint, by its names; views of one storage are a group too."""
+    return sharing.groups(as_named(entry) for entry in made.entries)
+
+
+def as_named(entry: Entry) -> Param:
+    """The source of an entry under its new name, with a storage of its own where it has one."""
+    param = entry.param._replace(name=entry.name, declared="")
+    if not entry.is_own:
+        return param
+    return param._replace(storage=param.storage._replace(key=f"{param.storage.key}\0{entry.name}"))
+
+
+def aliases(made: Outline, first: Callable[[Iterable[str]], str] = min) -> dict[str, str]:
+    """For each name that another has the very elements of, the name under which they are kept."""
+    same = [group for group in groups(made) if group.relation == "same"]
+    return {name: first(group.names) for group in same for name in group.names if name != first(group.names)}
+
+
+def distinct(made: Outline, kept_as: Mapping[str, str]) -> list[Entry]:
+    """The entries that are no alias."""
+    return [entry for entry in made.entries if entry.name not in kept_as]
+
+
+def parts(made: Outline) -> dict[str, Outline]:
+    """What is below each module at the top; tensors at the top itself are those of `_root`."""
+    found: dict[str, list[Entry]] = {}
+    for entry in made.entries:
+        top, dot, _ = entry.name.partition(".")
+        found.setdefault(top if dot and top else "_root", []).append(entry)
+    return {top: made._replace(entries=tuple(entries)) for top, entries in found.items()}
+
+
+def params(made: Outline) -> list[Param]:
+    """The tensors as they will be, each tie one storage: for totals, and to be compared with what was written."""
+    kept_as = aliases(made)
+    found = []
+    for entry in made.entries:
+        shape, key = entry.param.shape, kept_as.get(entry.name, entry.name)
+        found.append(Param(entry.name, entry.dtype, shape, contiguous(shape), Storage(key, entry.nbytes)))
+    return found
+
+
+def report(made: Outline) -> Report:
+    """A tensor a row: those that will be there, then those that will not."""
+    along: dict[str, list[str]] = {}
+    for group in groups(made):
+        for name in group.names if made.has_views or group.relation == "same" else ():
+            along.setdefault(name, []).extend(other for other in group.names if other != name)
+    rows = [
+        (e.name, list(e.param.shape), e.dtype.name, e.action, e.detail, list(dict.fromkeys(along.get(e.name, ()))))
+        for e in made.entries
+    ]
+    rows += [(p.name, list(p.shape), p.dtype.name, "drop", why, []) for p, why in made.dropped]
+    source = made.checkpoint.source.name
+    totals = sharing.totals(replace(made.checkpoint, modules={}), params(made))
+    return Report(plan.COLUMNS, tuple(rows), totals, source, made.checkpoint.format)
+
+
+def _joined(*texts: str) -> str:
+    return ", ".join(text for text in texts if text)
+
+
+def _shape(param: Param) -> str:
+    return "×".join(map(str, param.shape)) or "a scalar"
+
+
+# ----------------------------------------------------------------------------- storages
+
+
+class Blob(NamedTuple):
+    """Bytes of the new checkpoint that lie together: the elements of `param`, in row-major order, as `dtype`."""
+
+    param: Param
+    dtype: DType
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.nbytes(self.param.numel)
+
+    @property
+    def is_cast(self) -> bool:
+        return self.dtype != self.param.dtype
+
+
+class Placed(NamedTuple):
+    """A tensor on a blob."""
+
+    name: str
+    blob: int  # its number
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int  # elements
+
+
+def laid_out(made: Outline) -> tuple[list[Blob], list[Placed]]:
+    """Storages, and the tensors on them, for a format that has strides: what was shared stays so, views included.
+
+    Where tensors of one storage are cast differently, or the new checkpoint is to be compact, only those of the very
+    same elements share one.
+    """
+    sharers: dict[str, list[Entry]] = {}
+    for entry in made.entries:
+        sharers.setdefault(as_named(entry).storage.key, []).append(entry)
+    blobs: list[Blob] = []
+    placed: dict[str, Placed] = {}
+    for entries in sharers.values():
+        if made.is_compact or not _keeps_storage(entries):
+            _put_apart(entries, blobs, placed)
+        else:
+            for entry in entries:
+                param = entry.param
+                where = (param.shape, param.stride, param.storage_offset)
+                placed[entry.name] = Placed(entry.name, len(blobs), entry.dtype, *where)
+            blobs.append(_whole(entries))
+    return blobs, [placed[entry.name] for entry in made.entries]
+
+
+def _keeps_storage(entries: Sequence[Entry]) -> bool:
+    first = entries[0]
+    if first.is_own or first.param.dtype.block_numel > 1:
+        return False
+    if _is_plain(entries):
+        return True
+    return all((e.dtype, e.param.dtype) == (first.dtype, first.param.dtype) for e in entries)
+
+
+def _is_plain(entries: Sequence[Entry]) -> bool:
+    """Whether their storage can be taken as bytes, whatever each tensor sees in them."""
+    return entries[0].param.storage.byteorder == "little" and not any(entry.is_cast for entry in entries)
+
+
+def _whole(entries: Sequence[Entry]) -> Blob:
+    """A whole storage as one flat tensor."""
+    param, dtype = entries[0].param, entries[0].dtype
+    if _is_plain(entries):
+        param, dtype = param._replace(dtype=DTYPES["uint8"]), DTYPES["uint8"]
+    numel = param.storage.nbytes // param.dtype.block_nbytes
+    return Blob(param._replace(shape=(numel,), stride=(1,), storage_offset=0), dtype)
+
+
+def _put_apart(entries: Sequence[Entry], blobs: list[Blob], placed: dict[str, Placed]) -> None:
+    """Tensors of the very same elements on one blob, and others each on one of its own."""
+    seen: dict[Any, int] = {}
+    for entry in entries:
+        param = entry.param
+        key = (sharing.identity(param), entry.dtype)
+        if key not in seen:
+            seen[key] = len(blobs)
+            blobs.append(Blob(param, entry.dtype))
+        placed[entry.name] = Placed(entry.name, seen[key], entry.dtype, param.shape, contiguous(param.shape), 0)

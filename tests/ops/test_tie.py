@@ -1,0 +1,143 @@
+"""`tie` and `untie`: what is made one, what is made several again, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from paramctl import api, formats, sharing, values
+from paramctl.source import resolve
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+laws = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+SUFFIXES = (".safetensors", ".pt")
+
+
+def read(path):
+    return formats.read(resolve(str(path)))
+
+
+def ties(path):
+    """The names of the very same elements."""
+    groups = sharing.groups(read(path).params.values())
+    return [list(group.names) for group in groups if group.relation == "same"]
+
+
+def contents(path):
+    return {name: values.array(param).tolist() for name, param in read(path).params.items()}
+
+
+def save(path, state):
+    if path.suffix == ".pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path, metadata={"author": "me"})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@laws
+@given(data=st.data())
+def test_untie_undoes_tie(suffix, data, tmp_path_factory):
+    """Equal tensors tied and untied are what they were; everything else is untouched throughout."""
+    folder = tmp_path_factory.mktemp("law")
+    names = data.draw(st.lists(st.text("ab.", min_size=1, max_size=4), min_size=3, max_size=6, unique=True))
+    state = {name: torch.arange(3.0) for name in names[:-1]} | {names[-1]: torch.zeros(2)}
+    chosen = data.draw(st.lists(st.sampled_from(names[:-1]), min_size=2, unique=True))
+    paths = [folder / f"{word}{suffix}" for word in ("x", "tied", "untied")]
+    save(paths[0], state)
+    api.open(str(paths[0])).select(*chosen).tie().write(str(paths[1]))
+    assert [sorted(group) for group in ties(paths[1])] == [sorted(chosen)]
+    api.open(str(paths[1])).select(*chosen).untie().write(str(paths[2]))
+    assert ties(paths[2]) == []
+    assert contents(paths[0]) == contents(paths[1]) == contents(paths[2])
+    assert read(paths[2]).metadata == read(paths[0]).metadata
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_one_that_is_kept_wins(run, tmp_path, suffix):
+    """Tensors that differ are tied only with --keep, whose values all names have then."""
+    path = tmp_path / f"m{suffix}"
+    save(path, {"embed": torch.ones(2), "head": torch.zeros(2), "other": torch.ones(1)})
+    before = path.read_bytes()
+    refused = run("tie", path, "embed", "head", "--in-place")
+    assert refused.err == "error: embed and head differ\n\nhint: --keep embed says which wins\n"
+    assert path.read_bytes() == before
+    done = run("tie", path, "embed", "head", "--keep", "head", "--in-place", "-f", "json")
+    assert (done.code, done.err) == (0, "")
+    assert [(row["name"], row["action"], row["detail"], row["tied_with"]) for row in done.rows] == [
+        ("embed", "tie", "to head", ["head"])
+    ]
+    assert contents(path) == {"embed": [0.0, 0.0], "head": [0.0, 0.0], "other": [1.0]}
+    assert ties(path) == [["embed", "head"]]
+
+
+def test_torch_sees_the_tie(run, tmp_path):
+    """In a torch file the tied tensors share one storage, which is there once; untied each has its own."""
+    path = tmp_path / "m.pt"
+    torch.save({"a": torch.ones(5000), "b": torch.ones(5000)}, path)
+    assert run("tie", path, "a", "b", "-o", tmp_path / "t.pt").code == 0
+    found = torch.load(tmp_path / "t.pt")
+    assert found["a"].untyped_storage().data_ptr() == found["b"].untyped_storage().data_ptr()
+    assert (tmp_path / "t.pt").stat().st_size < path.stat().st_size - 19_000
+    assert run("untie", tmp_path / "t.pt", "-o", tmp_path / "u.pt").code == 0
+    found = torch.load(tmp_path / "u.pt")
+    assert found["a"].untyped_storage().data_ptr() != found["b"].untyped_storage().data_ptr()
+
+
+def test_an_alias_becomes_a_tensor(run, tmp_path):
+    """In safetensors the alias is taken out of the metadata, and the tensor is one that everybody reads."""
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.ones(2)}, path, metadata={"b": "a", "c": "a", "author": "me"})
+    done = run("untie", path, "c", "--in-place", "-f", "json")
+    assert [(row["name"], row["action"], row["detail"]) for row in done.rows] == [("c", "untie", "from a")]
+    assert set(load_file(path)) == {"a", "c"}
+    assert ties(path) == [["a", "b"]]
+    assert read(path).metadata == {"author": "me", "b": "a"}
+
+
+def test_a_slice_is_cut_out(run, tmp_path):
+    """A slice that is untied has its own few bytes, and what it was of stays."""
+    whole = torch.arange(10_000.0)
+    torch.save({"all": whole, "part": whole[5:7], "turned": whole.reshape(100, 100).t()}, tmp_path / "m.pt")
+    assert run("untie", tmp_path / "m.pt", "part", "-o", tmp_path / "u.pt").code == 0
+    found = torch.load(tmp_path / "u.pt")
+    assert (found["part"].tolist(), found["part"].untyped_storage().nbytes()) == ([5.0, 6.0], 8)
+    assert found["turned"].untyped_storage().data_ptr() == found["all"].untyped_storage().data_ptr()
+
+
+ERRORS = {
+    "tie m.safetensors": "no tensors were named\n\nhint: paramctl tie MODEL embed.weight head.weight",
+    "tie m.safetensors a": "a alone\n\nhint: name two tensors or more, which become one",
+    "tie m.safetensors a big": "a is 2 of float32, and big is 3×1 of float32\n\nhint: tensors of one shape and dtype can be tied",
+    "tie m.safetensors a no": "m.safetensors: no parameter and no module no\n\nhint: it has a, big, half …",
+    "tie m.safetensors a half --keep a": "a is 2 of float32, and half is 2 of float16\n\nhint: tensors of one shape and dtype can be tied",
+    "untie m.safetensors": "none of them is tied\n\nhint: paramctl ties shows what is",
+    "untie m.safetensors big": "none of them is tied\n\nhint: paramctl ties shows what is",
+    "tie m.npz a z": "m.npz: npz keeps no ties that can be changed\n\nhint: paramctl convert makes a safetensors or torch file of it",
+    "tie m.safetensors a z -o m.pt": "m.safetensors: it is safetensors, which m.pt does not say\n\nhint: an edit keeps the format; choose a suffix that fits",
+}
+
+
+@pytest.mark.parametrize("line", ERRORS)
+def test_what_cannot_be_tied(line, run, tmp_path, monkeypatch):
+    """The whole of stderr is this text, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    state = {
+        "a": torch.ones(2),
+        "z": torch.ones(2),
+        "big": torch.ones(3, 1),
+        "half": torch.ones(2, dtype=torch.float16),
+    }
+    save_file(state, "m.safetensors")
+    assert run("convert", "m.safetensors", "m.npz").code == 0
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    done = run(*line.split())
+    assert (done.code, done.out, done.err) == (2, "", f"error: {ERRORS[line]}\n")
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
