@@ -35,6 +35,9 @@ COLUMNS = {
     "ties": TIES,
     "init": plan.COLUMNS,
     "set": plan.COLUMNS,
+    "convert": plan.COLUMNS,
+    "tie": plan.COLUMNS,
+    "untie": plan.COLUMNS,
     "check": CHECK,
 }
 LISTED = initializers.COLUMNS  # the rows of `init --list`

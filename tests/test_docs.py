@@ -167,6 +167,8 @@ def test_an_example_of_help_works_as_printed(name, line, terminal, run, tmp_path
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
     torch.save(model.state_dict(), "model.pt")
     torch.save(model.state_dict(), "mlp.pt")
+    torch.save({"embed.weight": torch.ones(4, 2), "head.weight": torch.ones(4, 2)}, "lm.pt")
+    torch.save(dict.fromkeys(("embed.weight", "head.weight"), torch.ones(4, 2)), "tied.pt")
     if "|" in line:
         shown, code = terminal(f"set -e; {line}")
         assert (code, shown.startswith("error")) == (0, False), shown

@@ -6,7 +6,7 @@ format: what one cannot hold is found by `formats.convert`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -311,8 +311,13 @@ def report(made: Outline) -> Report:
     ]
     rows += [(p.name, list(p.shape), p.dtype.name, "drop", why, []) for p, why in made.dropped]
     source = made.checkpoint.source.name
-    totals = sharing.totals(replace(made.checkpoint, modules={}), params(made))
-    return Report(plan.COLUMNS, tuple(rows), totals, source, made.checkpoint.format)
+    return Report(plan.COLUMNS, tuple(rows), totals(made), source, made.checkpoint.format)
+
+
+def totals(made: Outline, names: Container[str] | None = None) -> dict[str, Any]:
+    """Of the tensors as they will be: of all, or of some."""
+    some = [param for param in params(made) if names is None or param.name in names]
+    return sharing.totals(replace(made.checkpoint, modules={}), some)
 
 
 def _joined(*texts: str) -> str:

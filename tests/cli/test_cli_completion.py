@@ -48,7 +48,10 @@ def complete(folder):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("paramctl ", ["tree", "ls", "info", "show", "stats", "ties", "init", "set", "check"]),
+        (
+            "paramctl ",
+            ["tree", "ls", "info", "show", "stats", "ties", "init", "set", "convert", "tie", "untie", "check"],
+        ),
         ("paramctl s", ["show", "stats", "set"]),
         ("paramctl ls --fo", ["--format"]),
         ("paramctl ls mod", ["model.pt", "models/"]),

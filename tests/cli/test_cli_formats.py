@@ -35,6 +35,7 @@ KEYS = {
     "ties": ["names", "relation", "shape", "dtype", "nbytes", "saved_nbytes", "storage", "source"],
     "init": PLAN,
     "set": PLAN,
+    "convert": PLAN,
 }
 TOTALS = {
     "tensors": int,
@@ -54,6 +55,7 @@ COMMANDS = {
     "ties": (),
     "init": ("--scheme", "normal", "--seed", "0"),
     "set": ("0.weight[0] = 1", "*.bias += 1"),
+    "convert": ("--to", "npz", "--dtype", "fp16"),
 }
 SOURCES = ["model.pt", "whole.pt", "nested.pt", "tied.safetensors", "models/tied.py"]
 
@@ -83,7 +85,7 @@ def words(command: str, source: str) -> list[str]:
     rest = COMMANDS[command]
     if command == "set" and source == "nested.pt":
         rest = ("0.0.weight[0] = 1", "*.bias += 1")
-    seed = ("--seed", "0") if command in {"show", "set"} else ()
+    seed = ("--seed", "0") if command in {"show", "set", "convert"} else ()
     return [command, source, *rest, *seed]
 
 

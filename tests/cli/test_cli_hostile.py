@@ -72,6 +72,7 @@ COMMANDS = [
     ("ties",),
     ("init", "--scheme", "normal", "--seed", "0"),
     ("set", "* = 1"),
+    ("convert", "--to", "safetensors", "--rename", "=>model."),
 ]
 FORMATS = ["table", "tsv", "json", "jsonl", "markdown", "names"]
 

@@ -67,5 +67,6 @@ def ties(checkpoint: Checkpoint) -> set[frozenset[str]]:
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """Without the aliases, and without what is written for transformers."""
-    return {k: v for k, v in checkpoint.metadata.items() if k not in checkpoint.params and (k, v) != ("format", "pt")}
+    """Without the aliases, and without what is about the file, or written for transformers."""
+    said = {k: v for k, v in checkpoint.metadata.items() if k not in checkpoint.params and k != "dcp_version"}
+    return {k: v for k, v in said.items() if (k, v) != ("format", "pt")}

@@ -21,7 +21,7 @@ from paramctl.formats.targets import TARGETS
 from program import MODELS
 
 laws = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 KEEP_TIES = [name for name, target in TARGETS.items() if target.ties]
 NAMES = {name: f"m{target.suffixes[0] if target.suffixes else ''}" for name, target in TARGETS.items()}
@@ -308,7 +308,8 @@ def test_a_slice_need_not_drag_its_storage(run, tmp_path):
     torch.save({"part": part, "again": part}, tmp_path / "x.pt")
     assert run("convert", tmp_path / "x.pt", tmp_path / "all.pt").code == 0
     assert run("convert", tmp_path / "x.pt", tmp_path / "y.pt", "--contiguous").code == 0
-    assert (tmp_path / "all.pt").stat().st_size > 40_000 > 4_000 > (tmp_path / "y.pt").stat().st_size
+    assert (tmp_path / "all.pt").stat().st_size > 40_000
+    assert (tmp_path / "y.pt").stat().st_size < 4_000
     found = torch.load(tmp_path / "y.pt")
     assert found["part"].data_ptr() == found["again"].data_ptr()
     assert found["part"].untyped_storage().nbytes() == 16
@@ -405,7 +406,7 @@ def test_what_a_format_cannot_hold_is_told(here, run):
     )
     done = run("convert", "train.pt", "p.npz", "--strict")
     assert done.code == 2
-    assert done.err.endswith(
+    assert done.err == (
         "error: npz has no place for what is no tensor: epoch, lr\n\nhint: without --strict it is left out\n"
     )
     assert not (here / "p.npz").exists()

@@ -10,6 +10,7 @@ from paramctl.ops.convert import Conversion
 
 def carry_out(conversion: Conversion, target: str, options: Options, output: Output, *, in_place: bool = False) -> None:
     """Say what will be lost; then write to `target`, or, where that is "", show the plan."""
+    conversion.refuse_lost(options)
     for lost in conversion.lost:
         say(lost)
     if not target:

@@ -37,6 +37,7 @@ class Chosen:
     drop: Annotated[Texts, typer.Option("--drop", metavar="PATTERN", help="Not these tensors.")] = None
     at: At = ""
     arg: Arg = None
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def command(
     """
     output.check()
     sources, out = _places(models or [], chosen, ways)
-    opened = [api.open(source, at=chosen.at, values=True) for source in sources]
+    opened = [api.open(source, at=chosen.at, values=True, seed=chosen.seed) for source in sources]
     if len(opened) > 1 and not ways.merge:
         said = f"{shortened(sources[0].name)} and {shortened(sources[1].name)}"
         raise ParamctlError(f"{said} are two models to read", hint="--merge makes one of them, of which the last wins")

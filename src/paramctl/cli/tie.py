@@ -14,8 +14,8 @@ from paramctl.formats.convert import Options
 
 EXAMPLES = """\b
 Examples:
-  paramctl tie model.pt 0.bias 2.bias --keep 0.bias
-  paramctl tie model.pt 0.weight 2.weight -o tied.pt
+  paramctl tie lm.pt embed.weight head.weight
+  paramctl tie lm.pt embed.weight head.weight --keep embed.weight -o tied.pt
 """
 
 

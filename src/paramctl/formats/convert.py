@@ -98,7 +98,7 @@ def _lost(made: Outline, target: Target) -> Iterator[str]:
     metadata = [key for key, text in made.metadata.items() if (key, text) != ("format", "pt")]
     if metadata and not target.holds_metadata:
         yield f"metadata: {_some(metadata)}"
-    if checkpoint.knows_types:
+    if checkpoint.knows_types and checkpoint.source.kind != "definition":
         typed = sum(bool(module.type) for module in checkpoint.modules.values())
         yield f"the classes of {typed:,} module{'s' if typed > 1 else ''}"
     if target.ties == "storage":

@@ -49,6 +49,15 @@ class Conversion(NamedTuple):
         """What the format cannot hold, each in words."""
         return tuple(f"{self.target.name} has no place for {what}" for what in self.outline.lost)
 
+    def refuse_lost(self, options: Options) -> None:
+        """With `is_strict`, refuse a format that cannot hold all.
+
+        Raises:
+            ParamctlError: names the first thing that would be lost.
+        """
+        if options.is_strict and self.lost:
+            raise ParamctlError(self.lost[0], hint="without --strict it is left out")
+
     def rehearse(self, options: Options | None = None) -> Report:
         """A tensor a row; what is cast is read, and what that costs is told. Nothing is written.
 
@@ -76,7 +85,7 @@ class Conversion(NamedTuple):
             edit.refuse_other_suffix(self.outline.checkpoint, out)
         elif not in_place:
             writing.refuse_same(self.outline, out)
-        refuse_lost(self, options)
+        self.refuse_lost(options)
         measured = options.is_strict or options.max_error is not None
         done = self.measured(options) if measured else self
         over = writing.write(done.outline, self.target, out, options, tell=tell)
@@ -121,22 +130,13 @@ def _refuse_loss(name: str, loss: Any, options: Options) -> None:
         raise ParamctlError(f"{shortened(name)}: {said}", hint="a wider --dtype holds them")
 
 
-def refuse_lost(conversion: Conversion, options: Options) -> None:
-    """With `--strict`, refuse a format that cannot hold all.
-
-    Raises:
-        ParamctlError: names the first thing that would be lost.
-    """
-    if options.is_strict and conversion.lost:
-        raise ParamctlError(conversion.lost[0], hint="without --strict it is left out")
-
-
 def _report(done: Conversion) -> Report:
     report = outlines.report(done.outline)._replace(notes=done.outline.notes)
     if not done.is_edit:
         return report
     changed = {entry.name for entry in done.outline.entries if entry.action in ("tie", "untie")}
-    return report._replace(rows=tuple(row for row in report.rows if row[0] in changed))
+    totals = outlines.totals(done.outline, changed)
+    return report._replace(rows=tuple(row for row in report.rows if row[0] in changed), totals=totals)
 
 
 def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps: Steps) -> Conversion:
