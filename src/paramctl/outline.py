@@ -6,6 +6,7 @@ format: what one cannot hold is found by `formats.convert`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -258,7 +259,12 @@ def with_metadata(before: Outline, pairs: Mapping[str, str]) -> Outline:
 
 def groups(made: Outline) -> list[sharing.Group]:
     """The ties of the new checkpoint, by its names; views of one storage are a group too."""
-    return sharing.groups(as_named(entry) for entry in made.entries)
+    keys = [entry.param.storage.key for entry in made.entries]
+    if len(set(keys)) == len(keys):
+        return []
+    times = Counter(keys)
+    several = (entry for entry, key in zip(made.entries, keys, strict=True) if times[key] > 1)
+    return sharing.groups(as_named(entry) for entry in several)
 
 
 def as_named(entry: Entry) -> Param:
@@ -365,11 +371,17 @@ def laid_out(made: Outline) -> tuple[list[Blob], list[Placed]]:
     """
     sharers: dict[str, list[Entry]] = {}
     for entry in made.entries:
-        sharers.setdefault(as_named(entry).storage.key, []).append(entry)
+        key = f"{entry.param.storage.key}\0{entry.name}" if entry.is_own else entry.param.storage.key
+        sharers.setdefault(key, []).append(entry)
     blobs: list[Blob] = []
     placed: dict[str, Placed] = {}
     for entries in sharers.values():
-        if made.is_compact or not _keeps_storage(entries):
+        first = entries[0]
+        if len(entries) == 1 and (first.is_own or made.is_compact or _is_whole(first.param)):
+            param = first.param
+            placed[first.name] = Placed(first.name, len(blobs), first.dtype, param.shape, contiguous(param.shape), 0)
+            blobs.append(Blob(param, first.dtype))
+        elif made.is_compact or not _keeps_storage(entries):
             _put_apart(entries, blobs, placed)
         else:
             for entry in entries:
@@ -380,9 +392,14 @@ def laid_out(made: Outline) -> tuple[list[Blob], list[Placed]]:
     return blobs, [placed[entry.name] for entry in made.entries]
 
 
+def _is_whole(param: Param) -> bool:
+    """Whether a tensor is all of its storage, in order: most are."""
+    return param.nbytes == param.storage.nbytes and param.stride == contiguous(param.shape)
+
+
 def _keeps_storage(entries: Sequence[Entry]) -> bool:
     first = entries[0]
-    if first.is_own or first.param.dtype.block_numel > 1:
+    if first.param.dtype.block_numel > 1:
         return False
     if _is_plain(entries):
         return True
@@ -391,7 +408,9 @@ def _keeps_storage(entries: Sequence[Entry]) -> bool:
 
 def _is_plain(entries: Sequence[Entry]) -> bool:
     """Whether their storage can be taken as bytes, whatever each tensor sees in them."""
-    return entries[0].param.storage.byteorder == "little" and not any(entry.is_cast for entry in entries)
+    storage = entries[0].param.storage
+    in_a_tensor = any(extent.box or extent.packing == "torch-save" for extent in storage.extents)
+    return storage.byteorder == "little" and not in_a_tensor and not any(entry.is_cast for entry in entries)
 
 
 def _whole(entries: Sequence[Entry]) -> Blob:

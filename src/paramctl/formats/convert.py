@@ -17,7 +17,7 @@ from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import pour, whole
 from paramctl.formats.targets import Target
-from paramctl.outline import Blob, Outline
+from paramctl.outline import Blob, Outline, Placed
 from paramctl.source import Source
 
 _MOST_FILE_NAME = 200
@@ -169,8 +169,12 @@ def _as_aliases(made: Outline) -> Outline:
 
 def nbytes(made: Outline) -> int:
     """About what it will take."""
-    blobs, placed = outlines.laid_out(made)
-    return sum(blob.nbytes for blob in blobs) + _HEADER_NBYTES * len(placed)
+    if made.has_views and not made.is_compact:
+        held = {e.param.storage.key: (e.param.storage.nbytes, e.dtype, e.param.dtype) for e in made.entries}
+        several = (nbytes * new.block_nbytes // old.block_nbytes for nbytes, new, old in held.values())
+    else:
+        several = (entry.nbytes for entry in outlines.distinct(made, outlines.aliases(made)))
+    return sum(several) + _HEADER_NBYTES * len(made.entries)
 
 
 def write(
@@ -236,23 +240,24 @@ def verify(made: Outline, target: Target, found: Checkpoint, window: Window) -> 
         param = found.params[name]
         if (param.shape, param.dtype) != (entry.param.shape, entry.dtype):
             raise _not_the_same(where, name, "has another shape or dtype")
-    if target.ties == "storage":
-        _verify_views(made, found)
+    blobs, placed = outlines.laid_out(made) if target.ties == "storage" else ([], [])
+    _verify_views(placed, found)
     if target.ties and _same(outlines.groups(made)) != _same(sharing.groups(found.params.values())):
         raise FileError(where, "what was written is not what was planned: its ties differ")
     for key, text in made.metadata.items():
         if found.metadata.get(key) != text:
             raise _not_the_same(where, key, "in the metadata is missing")
     with Window() as again:
-        for name, blob, param in _pairs(made, target, found):
+        pairs = _storages(blobs, placed, found) if blobs else _tensors(made, target, found)
+        for name, blob, param in pairs:
             if not _is_written(blob, param, window, again):
                 raise _not_the_same(where, name, "has other values")
 
 
-def _verify_views(made: Outline, found: Checkpoint) -> None:
+def _verify_views(placed: Iterable[Placed], found: Checkpoint) -> None:
     """Every tensor stands on the storage that was laid out for it, as it was laid out."""
     keys: dict[int, str] = {}
-    for one in outlines.laid_out(made)[1]:
+    for one in placed:
         param = found.params[one.name]
         where = (param.stride, param.storage_offset, param.storage.key)
         if where != (one.stride, one.offset, keys.setdefault(one.blob, param.storage.key)):
@@ -267,15 +272,16 @@ def _same(groups: Iterable[sharing.Group]) -> set[frozenset[str]]:
     return {frozenset(group.names) for group in groups if group.relation == "same"}
 
 
-def _pairs(made: Outline, target: Target, found: Checkpoint) -> Iterator[tuple[str, Blob, Param]]:
-    """What each blob was made of, and where it was written."""
-    if target.ties == "storage":
-        blobs, placed = outlines.laid_out(made)
-        first = {one.blob: one.name for one in reversed(placed)}
-        for number, blob in enumerate(blobs):
-            param = found.params[first[number]]
-            yield first[number], blob, param._replace(dtype=_BYTE, shape=(blob.nbytes,), stride=(1,), storage_offset=0)
-        return
+def _storages(blobs: Sequence[Blob], placed: Sequence[Placed], found: Checkpoint) -> Iterator[tuple[str, Blob, Param]]:
+    """What each storage was made of, and where it was written, as bytes."""
+    first = {one.blob: one.name for one in reversed(placed)}
+    for number, blob in enumerate(blobs):
+        param = found.params[first[number]]
+        yield first[number], blob, param._replace(dtype=_BYTE, shape=(blob.nbytes,), stride=(1,), storage_offset=0)
+
+
+def _tensors(made: Outline, target: Target, found: Checkpoint) -> Iterator[tuple[str, Blob, Param]]:
+    """What each tensor was made of, and where it was written."""
     kept_as = outlines.aliases(made) if target.ties else {}
     for entry in outlines.distinct(made, kept_as):
         yield entry.name, Blob(entry.param, entry.dtype), found.params[entry.name]

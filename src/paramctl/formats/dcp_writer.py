@@ -9,12 +9,15 @@ default_planner.py (`create_default_global_save_plan`), _nested_dict.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from paramctl import outline as outlines
 from paramctl.checkpoint import Param, Storage, contiguous
+from paramctl.dtypes import DType
 from paramctl.formats import state_dict_writer, torch_zip_writer
 from paramctl.formats.pickle_nodes import (
     EMPTY_TUPLE,
@@ -60,12 +63,16 @@ def write(made: Outline, folder: Path, pourer: Pourer) -> None:
 
 
 def _write_one(entry: Entry, file: IO[bytes], pourer: Pourer) -> _Region:
-    shape = entry.param.shape
-    state = tensor_pickle(Param(entry.name, entry.dtype, shape, contiguous(shape), Storage("0", entry.nbytes)))
-    fresh = [Fresh(key, entry.nbytes, pourer.pieces(Blob(entry.param, entry.dtype))) for key, _ in state.storages]
     begin = file.tell()
-    torch_zip_writer.write(file, state.pickled, fresh)
+    fresh = Fresh("0", entry.nbytes, pourer.pieces(Blob(entry.param, entry.dtype)))
+    torch_zip_writer.write(file, _tensor_pickle(entry.dtype, entry.param.shape), [fresh])
     return _Region(begin, file.tell() - begin)
+
+
+@lru_cache(maxsize=256)
+def _tensor_pickle(dtype: DType, shape: tuple[int, ...]) -> bytes:
+    nbytes = dtype.nbytes(math.prod(shape))
+    return tensor_pickle(Param("tensor", dtype, shape, contiguous(shape), Storage("0", nbytes))).pickled
 
 
 # ----------------------------------------------------------------------------- .metadata
@@ -87,10 +94,14 @@ def _pickled(made: Outline, regions: Mapping[str, _Region]) -> bytes:
 
 def _object(maker: Maker, module: str, name: str, fields: Mapping[str, Part]) -> Node:
     """An instance with these attributes."""
-    node = Node(b"\x81", (maker.named(module, name), EMPTY_TUPLE))
+    node = _instance(maker, module, name)
     state = filled(Node(b"}"), b"u", [(maker.text(key), part) for key, part in fields.items()])
     node.steps.append(Step(b"b", [state]))
     return node
+
+
+def _instance(maker: Maker, module: str, name: str) -> Node:
+    return Node(b"\x81", (maker.named(module, name), EMPTY_TUPLE))
 
 
 def _tensor(maker: Maker, entry: Entry) -> Node:
@@ -105,7 +116,10 @@ def _properties(maker: Maker, entry: Entry) -> Node:
     """`TensorProperties.__getstate__`: dtype, layout, requires_grad, memory format, pinned."""
     layout = called(maker.named("torch.serialization", "_get_layout"), tuple_of([maker.text("torch.strided")]))
     in_order = called(maker.named(_METADATA, "_MEM_FORMAT_ENCODING"), tuple_of([whole(0)]))
-    node = Node(b"\x81", (maker.named(_METADATA, "TensorProperties"), EMPTY_TUPLE))
+    known = maker.known.get(("properties", entry.dtype))
+    if known is not None:
+        return known
+    node = maker.shared(("properties", entry.dtype), _instance(maker, _METADATA, "TensorProperties"))
     state: list[Part] = [
         maker.named("torch", entry.dtype.name),
         maker.shared("layout", layout),
@@ -118,7 +132,11 @@ def _properties(maker: Maker, entry: Entry) -> Node:
 
 
 def _size(maker: Maker, sizes: tuple[int, ...]) -> Node:
-    return called(maker.named("torch", "Size"), tuple_of([tuple_of([whole(size) for size in sizes])]))
+    known = maker.known.get(("size", sizes))
+    if known is not None:
+        return known
+    made = called(maker.named("torch", "Size"), tuple_of([tuple_of([whole(size) for size in sizes])]))
+    return maker.shared(("size", sizes), made)
 
 
 def _index(maker: Maker, entry: Entry) -> Node:

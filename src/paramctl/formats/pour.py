@@ -80,7 +80,7 @@ class Pourer:
         """
         param = blob.param
         if blob.nbytes >= _COPIED_NBYTES and lies_as_written(blob) and _is_one_range(param):
-            start, end = param.span
+            start, end = _range(param)
             extent = param.storage.extents[0]
             if sink.copy(self.window.descriptor(extent.path), extent.offset + start, end - start):
                 self.window.tell(end - start)
@@ -130,12 +130,18 @@ def lies_as_written(blob: Blob) -> bool:
 
 
 def _in_order(param: Param, window: Window) -> Iterator[memoryview]:
-    start, end = param.span
+    start, end = _range(param)
     extents = param.storage.extents
     is_in_pieces = bool(extents) and (len(extents) > 1 or bool(extents[0].box) or extents[0].packing == "torch-save")
     step = max(end - start, 1) if is_in_pieces else PIECE_NBYTES
     for at in range(start, end, step):
         yield window.read(param, at, min(at + step, end))
+
+
+def _range(param: Param) -> tuple[int, int]:
+    """`param.span` of a tensor that lies in order."""
+    start = param.storage_offset // param.dtype.block_numel * param.dtype.block_nbytes
+    return start, start + param.nbytes
 
 
 def casting() -> ModuleType:
