@@ -49,6 +49,7 @@ class TensorNote(NamedTuple):
     byteorder: Literal["little", "big"] = "little"
     lazy: str = ""  # what torch does to the stored elements as it reads them: "conjugated", "negated"
     state: Any = None  # attributes that were set on the tensor
+    origin: Any = None  # what in a document has made it: `pickle_values`
 
     def __hash__(self) -> int:  # as in torch, a tensor is itself and no other
         return id(self)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage, reach
 from paramctl.errors import FileError, shortened
@@ -31,7 +30,21 @@ _FREELY_LOOKED_AT = 1_000_000  # values: a pickle that shares nothing has fewer 
 _CHARACTERS = 25  # of names, beyond that, for each value
 _CONTAINER, _TENSOR = 6, 20  # values, by what they take
 FindStorage = Callable[[StorageNote, str], Storage]
-Items = Iterable[tuple[str, Any]]
+Items = Iterable[tuple[str, Any, Any]]  # a name, a value, and the key under which its holder has it
+
+
+class Entry(NamedTuple):
+    """A value that has a name."""
+
+    path: str
+    prefix: str  # the path of what it is in, and a dot; "" of what is in the root
+    holder: Any  # what holds it: a dict, a list, a tuple, a stand-in; None: nothing that could let it go
+    key: Any  # under which the holder has it; of a stand-in, ("items", position) or ("elements", position)
+    item: Any
+
+
+Seen = Callable[[Entry], None]
+
 Steps = Generator[tuple[Any, str], Any, Any]  # gives a container and its path, is sent what is left of it
 
 
@@ -52,6 +65,7 @@ class _Walk:
     taken: dict[str, int] = field(default_factory=dict)  # names that more than one tensor would have
     registered: set[int] = field(default_factory=set)  # ids of modules, and of the tensors in them, that have a name
     aside: int = 0  # how many modules' plain attributes are being looked at
+    seen: Seen | None = None
 
     def spend(self, count: int, values: int = 1) -> None:
         self.budget -= count
@@ -80,7 +94,8 @@ class _Walk:
             else found
         )
 
-    def add(self, note: TensorNote, path: str) -> None:
+    def add(self, note: TensorNote, path: str) -> str:
+        """The name that it has got."""
         self.spend(1 + len(path), _TENSOR)
         name = path
         while name in self.params:
@@ -98,6 +113,7 @@ class _Walk:
         self.params[name] = Param(
             name, note.dtype, note.shape, note.stride, storage, note.offset, note.kind, note.requires_grad, note.cls
         )
+        return name
 
     # ------------------------------------------------------------------ the tree
 
@@ -106,7 +122,7 @@ class _Walk:
 
         The stack is a list, so that no file can make it run out.
         """
-        stack: list[tuple[int, Steps]] = [(0, self.entries([("tensor", root)], ""))]
+        stack: list[tuple[int, Steps]] = [(0, self.entries([("tensor", root, None)], "", None))]
         open_ids: set[int] = set()
         left: Any = None
         while True:
@@ -128,10 +144,10 @@ class _Walk:
             stack.append((id(value), self.descend(value, f"{path}." if len(stack) > 1 else "")))
             left = None
 
-    def entries(self, items: Items, prefix: str) -> Generator[tuple[Any, str], Any, list[tuple[str, Any]]]:
+    def entries(self, items: Items, prefix: str, holder: Any) -> Generator[tuple[Any, str], Any, list[tuple[str, Any]]]:
         """What is left of each item of a container, where anything is. `prefix`: its path and a dot, if it has one."""
         kept: list[tuple[str, Any]] = []
-        for name, given in items:
+        for name, given, key in items:
             item, kind = given, type(given)
             if kind in _HOLDERS:
                 item = _noted(given)
@@ -139,12 +155,16 @@ class _Walk:
             if self.aside and id(item) in self.registered:
                 continue  # an LSTM's list of its own weights, a child that is in a list too: no more than a reference
             if kind is TensorNote:
-                self.add(item, prefix + name)
+                path = self.add(item, prefix + name)
+                if self.seen is not None:
+                    self.seen(Entry(path, prefix, holder, key, item))
                 if isinstance(item.state, (dict, StandIn)) or type(item.state) is tuple:
                     left = yield item.state, prefix + name
                     if isinstance(item.state, StandIn):  # how a quantized tensor is read, which is part of its value
                         kept.append((name, left))
                 continue
+            if self.seen is not None:
+                self.seen(Entry(prefix + name, prefix, holder, key, given))
             if kind is NumpyArray:
                 item = item.text if item.objects is None else item.objects
             if not isinstance(item, _CONTAINERS) or kind is StorageNote:
@@ -161,7 +181,7 @@ class _Walk:
 
     def descend(self, value: Any, prefix: str) -> Steps:
         if isinstance(value, StandIn):
-            return self.module(value, prefix) if _is_module(value) else self.stand_in(value, prefix)
+            return self.module(value, prefix) if is_module(value) else self.stand_in(value, prefix)
         if isinstance(value, dict):
             return self.mapping(value, prefix)
         return self.sequence(value, prefix)
@@ -170,28 +190,30 @@ class _Walk:
         attributes = value.attributes if isinstance(value, Dict) else None
         if isinstance(attributes, dict):
             self.state_dict_modules(attributes.get("_metadata"), prefix)
-            yield from self.entries(((name, item) for name, item in _named(attributes) if name != "_metadata"), prefix)
-        kept = yield from self.entries(_named(value), prefix)
+            yield from self.entries((item for item in _named(attributes) if item[0] != "_metadata"), prefix, attributes)
+        kept = yield from self.entries(_named(value), prefix, value)
         return dict(kept) if kept else _NOTHING
 
     def sequence(self, value: Iterable[Any], prefix: str) -> Steps:
-        kept = yield from self.entries(((str(i), item) for i, item in enumerate(value)), prefix)
+        kept = yield from self.entries(((str(i), item, i) for i, item in enumerate(value)), prefix, value)
         return [item for _, item in kept] if kept else _NOTHING
 
     def stand_in(self, value: StandIn, prefix: str) -> Steps:
         states = value.state if isinstance(value.state, tuple) else (value.state,)
-        items = chain(
-            ((f"_args.{i}", item) for i, item in enumerate(value.args)),
-            _named(value.kwargs),
+        parts: list[tuple[Any, Items]] = [
+            (None, ((f"_args.{i}", item, i) for i, item in enumerate(value.args))),
+            (None, _named(value.kwargs)),
             *(
-                _named(state) if isinstance(state, dict) else (("_state", state),)
+                (state, _named(state) if isinstance(state, dict) else (("_state", state, None),))
                 for state in states
                 if state is not None
             ),
-            _paired(value.items),
-            ((str(i), item) for i, item in enumerate(value.elements)),
-        )
-        kept = yield from self.entries(items, prefix)
+            (value, ((name, item, ("items", i)) for i, (name, item, _) in enumerate(_paired(value.items)))),
+            (value, ((str(i), item, ("elements", i)) for i, item in enumerate(value.elements))),
+        ]
+        kept = []
+        for holder, items in parts:
+            kept += yield from self.entries(items, prefix, holder)
         return {"class": type(value).qualified} | dict(kept)
 
     # ------------------------------------------------------------------ modules
@@ -203,25 +225,25 @@ class _Walk:
         self.modules[path] = Module(path, value.short, hyperparameters, type(value).qualified)
         self.registered.add(id(value))
         for part, kind in _KINDS:
-            absent = yield from self.entries(self.registering(kind, state.get(part)), prefix)
+            absent = yield from self.entries(self.registering(kind, state.get(part)), prefix, state.get(part))
             hyperparameters.update((name, _class_of(left)) for name, left in absent)
-        yield from self.entries(_named(state.get("_modules")), prefix)
-        rest = ((name, item) for name, item in _named(state) if name not in _MODULE_PARTS)
+        yield from self.entries(_named(state.get("_modules")), prefix, state.get("_modules"))
+        rest = (item for item in _named(state) if item[0] not in _MODULE_PARTS)
         self.aside += 1
-        kept = yield from self.entries(rest, prefix)
+        kept = yield from self.entries(rest, prefix, state)
         self.aside -= 1
         hyperparameters.update(pair for pair in kept if not pair[0].startswith("_") and pair[0] not in _FRAMEWORK)
         return _NOTHING
 
     def registering(self, kind: ParamKind, mapping: Any) -> Items:
-        for name, given in _named(mapping):
+        for name, given, key in _named(mapping):
             item = _noted(given)
             if type(item) is TensorNote:
                 cls = "Parameter" if kind == "parameter" and item.cls == "Tensor" else item.cls
                 self.registered.add(id(item))
-                yield name, item._replace(kind=kind, cls=cls)
+                yield name, item._replace(kind=kind, cls=cls), key
             else:
-                yield name, item
+                yield name, item, key
 
     def state_dict_modules(self, metadata: Any, prefix: str) -> None:
         for key in metadata if isinstance(metadata, dict) else ():
@@ -242,8 +264,9 @@ def _class_of(left: Any) -> Any:
     return left.get("class", "").rpartition(".")[2] if isinstance(left, dict) else left
 
 
-def _is_module(value: StandIn) -> bool:
-    state = value.state
+def is_module(value: Any) -> bool:
+    """Whether it is a pickled `torch.nn.Module`."""
+    state = value.state if isinstance(value, StandIn) else None
     return isinstance(state, dict) and all(isinstance(state.get(k), dict) for k in ("_parameters", "_modules"))
 
 
@@ -251,12 +274,12 @@ def _named(mapping: Any) -> Items:
     return _paired(mapping.items()) if isinstance(mapping, dict) else ()
 
 
-def _paired(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+def _paired(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
     for i, (key, item) in enumerate(pairs):
         if type(key) is str:
-            yield key, item
+            yield key, item, key
         else:  # an optimizer's state is by its parameters: their positions name them, as in its `state_dict()`
-            yield str(i) if type(_noted(key)) is TensorNote else str(_told(key)), item
+            yield str(i) if type(_noted(key)) is TensorNote else str(_told(key)), item, key
 
 
 _PLAIN = frozenset((str, float, bool, type(None)))
@@ -292,7 +315,9 @@ def _part(item: Any) -> str:
     return "(…)" if type(item) is tuple else repr(item) if type(item) is str else str(_told(item))
 
 
-def checkpoint(root: Any, source: Source, file_format: str, find_storage: FindStorage, *, budget: int) -> Checkpoint:
+def checkpoint(
+    root: Any, source: Source, file_format: str, find_storage: FindStorage, *, budget: int, seen: Seen | None = None
+) -> Checkpoint:
     """The named tensors of an unpickled object.
 
     Args:
@@ -301,11 +326,12 @@ def checkpoint(root: Any, source: Source, file_format: str, find_storage: FindSt
         file_format: the format's name.
         find_storage: the bytes of a storage, for the tensor of the given name; raises FileError where there are none.
         budget: how many characters all names may have; a pickle of n bytes holds fewer values, but it can share them.
+        seen: told of every value that has a name, in the order of the names.
 
     Raises:
         FileError: a tensor that reaches beyond its storage.
     """
-    walk = _Walk(source, find_storage, budget, _FREELY_LOOKED_AT + budget // _CHARACTERS)
+    walk = _Walk(source, find_storage, budget, _FREELY_LOOKED_AT + budget // _CHARACTERS, seen=seen)
     extras = walk.run(root)
     made = Checkpoint(source, file_format, walk.params, walk.modules)
     if extras is _NOTHING:

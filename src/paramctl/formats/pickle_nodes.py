@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Union
 
 from paramctl.errors import ParamctlError
 
+UNKEPT, KEPT, SHARED = 0, 1, 2  # a node outside the memo; in the memo; and referred to from more than one place
 BATCH = 1000  # items that a pickler puts into a container at once
 MARKED = frozenset((b"t", b"l", b"d", b"o", b"\x91"))  # opcodes that take all down to a mark; and so does INST
 _MARKED_STEPS = frozenset((b"e", b"u", b"\x90"))
@@ -29,15 +30,24 @@ class Node:
 
     __slots__ = ("kept", "op", "parts", "steps")
 
-    def __init__(self, op: bytes, parts: Sequence[Part] = (), *, kept: bool = True) -> None:
+    def __init__(self, op: bytes, parts: Sequence[Part] = (), *, kept: int = SHARED) -> None:
         self.op = op  # with its argument, where it has one
         self.parts = parts
-        self.steps: list[Step] = []
-        self.kept = kept  # in the memo: anything may refer to it
+        self.steps: list[Step] = _NO_STEPS
+        self.kept = kept
+
+    def do(self, step: Step) -> None:
+        """One step more."""
+        if self.steps is _NO_STEPS:
+            self.steps = []
+        self.steps.append(step)
 
 
 class Step:
-    """What is done to a value once it is made: it is filled (`a e s u`, ADDITEMS), or given its state (`b`)."""
+    """What is done to a value once it is made.
+
+    It is filled (`a e s u`, ADDITEMS), given its state (`b`); or something else is made and dropped (`0`).
+    """
 
     __slots__ = ("items", "op")
 
@@ -46,6 +56,7 @@ class Step:
         self.items = items  # of a dict: keys and values by turns
 
 
+_NO_STEPS: list[Step] = []  # of most nodes, which saves a list for each
 Part = Union[Node, bytes]  # noqa: UP007 - evaluated before Node is
 
 
@@ -54,22 +65,29 @@ class Do(IntEnum):
 
     PUSH = 0  # the constant
     MARK = 1
-    MAKE = 2  # the node, of its parts on the stack; it is kept, if it is to be
-    GET = 3  # the node, from the memo
+    MAKE = 2  # the node, of its parts on the stack; it is put into the memo behind the others, if it is to be kept
+    GET = 3  # what is in the memo at this position
     STEP = 4  # (node, step), of the items on the stack
     DROP = 5  # so many values
     DROP_MARK = 6
 
 
-def program(root: Part) -> Iterator[tuple[Do, Any]]:
+def program(root: Part, most: int) -> Iterator[tuple[Do, Any]]:
     """How a pickler makes `root`: parts first, each once; then its steps.
 
     A node that is met again while its own parts are being made, as a tuple in a list in that tuple, is made within,
-    and then taken from the memo.
+    and then taken from the memo; so a few tuples can multiply.
+
+    Raises:
+        ParamctlError: it would do more than `most` things.
     """
-    made: set[Node] = set()
+    memo: dict[Node, int] = {}
     waiting: list[Any] = [root]
+    left = most
     while waiting:
+        left -= 1
+        if left < 0:
+            raise ParamctlError("its tuples hold themselves so often that they cannot be written again")
         item = waiting.pop()
         if type(item) is bytes:
             yield Do.PUSH, item
@@ -78,22 +96,20 @@ def program(root: Part) -> Iterator[tuple[Do, Any]]:
                 yield item
                 continue
             node = item[0]
-            if node in made:
+            if node in memo:
                 yield (Do.DROP_MARK, None) if is_marked(node.op) else (Do.DROP, len(node.parts))
-                yield Do.GET, node
+                yield Do.GET, memo[node]
                 continue
             yield Do.MAKE, node
-            made.add(node)
+            if node.kept:
+                memo[node] = len(memo)
             for step in reversed(node.steps):
                 waiting.append((Do.STEP, (node, step)))
                 waiting.extend(reversed(step.items))
                 if step.op in _MARKED_STEPS:
                     waiting.append((Do.MARK, None))
-        elif item in made:
-            yield Do.GET, item
-        elif not item.parts and not item.steps and not is_marked(item.op):
-            yield Do.MAKE, item
-            made.add(item)
+        elif item in memo:
+            yield Do.GET, memo[item]
         else:
             if is_marked(item.op):
                 yield Do.MARK, None
@@ -105,39 +121,32 @@ def is_marked(op: bytes) -> bool:
     return op in MARKED or op[:1] == b"i"
 
 
-def dump(root: Part, *, protocol: int = 2, most: int = 0) -> bytes:
+def dump(root: Part, *, protocol: int = 2, most: int = 1 << 62) -> bytes:
     """The pickle of a graph; the same graph gives the same bytes.
 
     Args:
         root: the value.
         protocol: that it says it is of.
-        most: bytes that it may have, if it is more than 0: lists within tuples within lists can multiply.
-
-    Raises:
-        ParamctlError: it is larger.
+        most: as for `program`.
     """
-    pieces = [b"\x80" + bytes([protocol])] if protocol >= 2 else []
-    memo: dict[Node, int] = {}
-    nbytes = 0
-    for do, what in program(root):
+    written = bytearray(b"\x80" + bytes([protocol]) if protocol >= 2 else b"")
+    kept = 0
+    for do, what in program(root, most):
         if do is Do.PUSH:
             piece = what
         elif do is Do.MAKE:
             piece = what.op
             if what.kept:
-                piece += _put(len(memo), protocol)
-                memo[what] = len(memo)
+                piece += _put(kept, protocol)
+                kept += 1
         elif do is Do.GET:
-            piece = _get(memo[what], protocol)
+            piece = _get(what, protocol)
         elif do is Do.STEP:
             piece = what[1].op
         else:
             piece = b"(" if do is Do.MARK else b"1" if do is Do.DROP_MARK else b"0" * what
-        pieces.append(piece)
-        nbytes += len(piece)
-        if 0 < most < nbytes:
-            raise ParamctlError(f"its pickle would be written in more than {most:,} bytes")
-    return b"".join([*pieces, b"."])
+        written += piece
+    return bytes(written + b".")
 
 
 def _put(index: int, protocol: int) -> bytes:
@@ -185,6 +194,12 @@ def tuple_of(parts: Sequence[Part]) -> Part:
     return Node(_SIZED.get(len(parts), b"t"), parts) if parts else EMPTY_TUPLE
 
 
+def shared(node: Node) -> Node:
+    """A node that is to be referred to from one place more."""
+    node.kept = SHARED
+    return node
+
+
 def called(function: Part, arguments: Part) -> Node:
     return Node(b"R", (function, arguments))
 
@@ -195,7 +210,7 @@ def filled(node: Node, op: bytes, items: Iterable[Sequence[Part]]) -> Node:
     single = {b"e": b"a", b"u": b"s"}[op]
     for start in range(0, len(every), BATCH):
         batch = every[start : start + BATCH]
-        node.steps.append(Step(op if len(batch) > 1 else single, [part for item in batch for part in item]))
+        node.do(Step(op if len(batch) > 1 else single, [part for item in batch for part in item]))
     return node
 
 
@@ -212,7 +227,7 @@ class Maker(NamedTuple):
 
     def shared(self, key: Any, node: Node) -> Node:
         """The node that was given first for the key."""
-        return self.known.setdefault(key, node)
+        return shared(self.known.setdefault(key, node))
 
     def value(self, value: Any) -> Part:
         """None, a bool, a number, text, bytes; lists, tuples and dicts of those; and what is a node already.

@@ -19,6 +19,7 @@ from paramctl.errors import ParamctlError, shortened
 from paramctl.formats.pickle_nodes import (
     EMPTY_TUPLE,
     FALSE,
+    UNKEPT,
     Maker,
     Node,
     Part,
@@ -142,18 +143,29 @@ def tensor(maker: Maker, at: Layout, *, by_dtype: bool = False) -> Node:
 
 
 def rebuild(
-    maker: Maker, at: Layout, *, requires_grad: Part, hooks: Part, more: Sequence[Part] = (), by_dtype: bool = False
+    maker: Maker,
+    at: Layout,
+    *,
+    requires_grad: Part,
+    hooks: Part,
+    more: Sequence[Part] = (),
+    by_dtype: bool = False,
+    location: Part | None = None,
 ) -> tuple[Node, Part]:
     """The function that makes a tensor, and its arguments. `more`: those behind the dtype."""
     classed = at.dtype.name in STORAGE_CLASSES and not by_dtype
     function = maker.named("torch._utils", "_rebuild_tensor_v2" if classed else "_rebuild_tensor_v3")
-    of: list[Part] = [storage(maker, at, by_dtype=by_dtype), whole(at.storage_offset), _dims(at.size), _dims(at.stride)]
+    of: list[Part] = [storage(maker, at, by_dtype=by_dtype, location=location), *geometry(at)]
     dtype = [] if classed else [maker.named("torch", at.dtype.name)]
     return function, tuple_of([*of, requires_grad, hooks, *dtype, *more])
 
 
+def geometry(at: Layout) -> list[Part]:
+    return [whole(at.storage_offset), dims(at.size), dims(at.stride)]
+
+
 def storage(maker: Maker, at: Layout, *, by_dtype: bool = False, location: Part | None = None) -> Node:
-    """A storage by its persistent id, of elements where it has a class, else of bytes."""
+    """A storage by its persistent id, of elements where it has a class, else of bytes. `location`: else the CPU."""
     storage_class = STORAGE_CLASSES.get(at.dtype.name)
     if storage_class and not by_dtype:
         cls, numel = maker.named("torch", storage_class), at.nbytes // at.dtype.block_nbytes
@@ -162,7 +174,7 @@ def storage(maker: Maker, at: Layout, *, by_dtype: bool = False, location: Part 
     where = maker.text("cpu") if location is None else location
     key = maker.shared(("storage", at.key), text(at.key))
     said = tuple_of([maker.text("storage"), cls, key, where, whole(numel)])
-    return Node(b"Q", (said,), kept=False)
+    return Node(b"Q", (said,), kept=UNKEPT)
 
 
 def ordered(maker: Maker) -> Node:
@@ -170,7 +182,8 @@ def ordered(maker: Maker) -> Node:
     return called(maker.named("collections", "OrderedDict"), EMPTY_TUPLE)
 
 
-def _dims(values: Sequence[int]) -> Part:
+def dims(values: Sequence[int]) -> Part:
+    """Sizes or strides."""
     return tuple_of([whole(value) for value in values])
 
 

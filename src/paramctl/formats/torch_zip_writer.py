@@ -80,7 +80,7 @@ def write(
     Raises:
         ParamctlError: chunks that are not as many bytes as was said.
     """
-    archive = _Archive(file)
+    archive = Archive(file)
     archive.add(f"{root}/data.pkl", pickled)
     archive.add(f"{root}/.format_version", b"1")
     archive.add(f"{root}/.storage_alignment", b"%d" % ALIGNMENT)
@@ -89,50 +89,8 @@ def write(
         archive.put(f"{root}/data/{storage.key}", storage)
     archive.add(f"{root}/version", b"3\n")
     if metadata:
-        archive.add(f"{root}/{METADATA}", _json(metadata))
+        archive.add(f"{root}/{METADATA}", text_by_name(metadata))
     archive.add(f"{root}/{SERIALIZATION_ID}", archive.serialization_id())
-    archive.close()
-
-
-def edit(
-    file: IO[bytes],
-    reader: Reader,
-    root: str,
-    pickled: bytes,
-    storages: Iterable[Fresh | Kept],
-    *,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write an archive anew with another pickle and other storages. Its other members stay, in their order.
-
-    Args:
-        file: where to; it must have a descriptor.
-        reader: the archive.
-        root: the folder within it, as `torch_zip.root` tells it, with its slash.
-        pickled: `data.pkl`.
-        storages: as for `write`; they take the place of the first member of `data/`. `kept` gives those that stay.
-        metadata: as for `write`; None leaves it as it is.
-    """
-    archive = _Archive(file)
-    given = {f"{root}data.pkl": pickled}
-    if metadata is not None:
-        given[f"{root}{METADATA}"] = _json(metadata) if metadata else b""
-    members = directory(reader)
-    begins = offsets(reader, members.values())
-    data = f"{root}data/"
-    before, behind = _around(list(members), data, [f"{root}{METADATA}"] if metadata else [])
-
-    def carry(names: list[str]) -> None:
-        for name in names:
-            if name not in given:
-                archive.put(name, Kept("", reader.fileno(), members[name], begins[name]))
-            elif given[name]:
-                archive.add(name, given[name])
-
-    carry(before)
-    for storage in storages:
-        archive.put(data + storage.key, storage)
-    carry(behind)
     archive.close()
 
 
@@ -149,21 +107,12 @@ def kept(reader: Reader, folder: str) -> dict[str, Kept]:
     return {keys[m.name]: Kept(keys[m.name], reader.fileno(), m, begins[m.name]) for m in members}
 
 
-def _around(names: list[str], data: str, more: list[str]) -> tuple[list[str], list[str]]:
-    """The members before the first storage, and the others behind it, with new ones where `write` puts them."""
-    first = next((i for i, name in enumerate(names) if name.startswith(data)), len(names))
-    before = names[:first]
-    behind = [name for name in names[first:] if not name.startswith(data)]
-    new = [name for name in more if name not in names]
-    at = next((i for i, name in enumerate(behind) if name.endswith(SERIALIZATION_ID)), len(behind))
-    return before, [*behind[:at], *new, *behind[at:]]
-
-
-def _json(metadata: Mapping[str, str]) -> bytes:
+def text_by_name(metadata: Mapping[str, str]) -> bytes:
+    """The contents of the member that holds metadata."""
     return json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-class _Archive:
+class Archive:
     """A zip that is written from its begin to its end."""
 
     def __init__(self, file: IO[bytes]) -> None:

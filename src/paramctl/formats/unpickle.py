@@ -44,7 +44,7 @@ from paramctl.formats.opcodes import Walked, walk
 MOST_DIMS = 1000
 _MOST = 1 << 63  # torch's sizes, strides and counts of elements are int64
 
-_DAMAGED = (
+DAMAGED = (
     pickle.UnpicklingError,
     ArithmeticError,
     AssertionError,
@@ -416,13 +416,12 @@ for _module in ("builtins", "__builtin__"):
 PersistentLoad = Callable[[Any], Any]
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, walked: Walked, persistent: PersistentLoad | None) -> None:
-        file = io.BufferedReader(io.BytesIO(walked.data))  # it reads ahead: a third faster
-        fresh = (make() for make in walked.fresh)
-        super().__init__(file, encoding="utf-8", errors="surrogateescape", buffers=fresh)
+class Table:
+    """What the names and the persistent ids of one pickle stand for."""
+
+    def __init__(self, nbytes: int, persistent: PersistentLoad | None = None) -> None:
         self._persistent = persistent
-        self._spend = Allowance(1000 + 8 * walked.end).spend
+        self._spend = Allowance(1000 + 8 * nbytes).spend
         self._found: dict[tuple[str, str], Any] = {}
         self.storages: dict[str, StorageNote] = {}
 
@@ -460,6 +459,14 @@ class _Unpickler(pickle.Unpickler):
         if known is not note and known.nbytes != note.nbytes:
             raise ValueError(f"storage {shortened(name)} with {known.nbytes:,} and with {note.nbytes:,} bytes")
         return note if len(pid) < 6 or pid[5] is None else storage_view(note, *pid[5][1:])
+
+
+class _Unpickler(Table, pickle.Unpickler):
+    def __init__(self, walked: Walked, persistent: PersistentLoad | None) -> None:
+        Table.__init__(self, walked.end, persistent)
+        file = io.BufferedReader(io.BytesIO(walked.data))  # it reads ahead: a third faster
+        fresh = (make() for make in walked.fresh)
+        pickle.Unpickler.__init__(self, file, encoding="utf-8", errors="surrogateescape", buffers=fresh)
 
 
 def storage_view(root: StorageNote, start: Any, size: Any) -> StorageNote:
@@ -501,5 +508,5 @@ def unpickled(walked: Walked, name: str, *, persistent: PersistentLoad | None = 
     unpickler = _Unpickler(walked, persistent)
     try:
         return Unpickled(unpickler.load(), unpickler.storages)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise FileError(name, f"the pickle is damaged: {shortened(str(error) or type(error).__name__)}") from None
