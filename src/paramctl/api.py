@@ -277,7 +277,9 @@ class Model:
         target = targets.of("" if split else str(out), to=to, source=model.checkpoint.format)
         rules = [renaming.rule(one) if isinstance(one, str) else one for one in rename]
         steps = ops.convert.Steps(tuple(drop), tuple(rules), dtype, contiguous, shard_nbytes, split, metadata or {})
-        made: Conversion = ops.convert.convert(model.checkpoint, model.unsliced("convert"), target, steps)
+        made: Conversion = ops.convert.convert(
+            model.checkpoint, model.unsliced("convert"), target, steps, at=model.root
+        )
         return made
 
     def tie(self, *, keep: str = "") -> Conversion:
@@ -286,7 +288,7 @@ class Model:
         Raises:
             ParamctlError: they differ, and `keep` does not say which wins.
         """
-        made: Conversion = ops.tie.tie(self.checkpoint, self.unsliced("tie"), keep=keep)
+        made: Conversion = ops.tie.tie(self.checkpoint, self.unsliced("tie"), keep=keep, at=self.root)
         return made
 
     def untie(self) -> Conversion:
@@ -295,7 +297,7 @@ class Model:
         Raises:
             SelectError: none of them is tied.
         """
-        made: Conversion = ops.tie.untie(self.checkpoint, self.unsliced("untie"))
+        made: Conversion = ops.tie.untie(self.checkpoint, self.unsliced("untie"), at=self.root)
         return made
 
     def set(self, *assignments: str, seed: int | None = None) -> Edit:

@@ -35,6 +35,7 @@ _DTYPE_WORDS = {  # as people write them
 CAST_TO = (
     "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"
 )  # fmt: skip
+MERGED = "merged"  # the format of several checkpoints
 _OF_CONTAINERS = {"dcp": ("dcp_version", "save_id")}  # metadata that is about the files, and not about what they hold
 
 
@@ -47,6 +48,7 @@ class Entry(NamedTuple):
     action: Action = "keep"
     detail: str = ""
     is_own: bool = False  # it shares nothing, whatever the storage of `param` says
+    was: str = ""  # its name in the checkpoint that it is made of
 
     @property
     def nbytes(self) -> int:
@@ -69,6 +71,7 @@ class Outline(NamedTuple):
 
     checkpoint: Checkpoint  # that it is made of
     entries: tuple[Entry, ...]
+    at: str = ""  # the path at which that is rooted in its file
     dropped: tuple[Dropped, ...] = ()
     metadata: Mapping[str, str] = MappingProxyType({})
     is_compact: bool = False  # no tensor drags more of a storage than its own elements
@@ -79,8 +82,8 @@ class Outline(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def outline(checkpoint: Checkpoint) -> Outline:
-    """All of a checkpoint as it is; of a definition what its state dict holds."""
+def outline(checkpoint: Checkpoint, *, at: str = "") -> Outline:
+    """All of a checkpoint, that is rooted at `at`, as it is; of a definition what its state dict holds."""
     params: Iterable[Param] = checkpoint.params.values()
     if checkpoint.live is not None:
         saved = set(checkpoint.live.state_dict())
@@ -88,7 +91,8 @@ def outline(checkpoint: Checkpoint) -> Outline:
     not_said = {param.name for param in checkpoint.params.values() if param.declared == "metadata"}
     not_said.update(_OF_CONTAINERS.get(checkpoint.format, ()))
     metadata = {key: text for key, text in checkpoint.metadata.items() if key not in not_said}
-    return Outline(checkpoint, tuple(Entry(param.name, param, param.dtype) for param in params), metadata=metadata)
+    entries = tuple(Entry(param.name, param, param.dtype, was=param.name) for param in params)
+    return Outline(checkpoint, entries, at, metadata=metadata)
 
 
 # ----------------------------------------------------------------------------- several into one
@@ -108,9 +112,7 @@ def merged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         metadata |= checkpoint.metadata
         extras |= checkpoint.extras
     modules = {path: module for checkpoint in checkpoints for path, module in checkpoint.modules.items()}
-    formats = {checkpoint.format for checkpoint in checkpoints}
-    name = formats.pop() if len(formats) == 1 else "merged"
-    return Checkpoint(checkpoints[0].source, name, params, modules, metadata, extras)
+    return Checkpoint(checkpoints[0].source, MERGED, params, modules, metadata, extras)
 
 
 def conflicts(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[str, str, str]]:
@@ -235,7 +237,7 @@ def untied(before: Outline, names: Iterable[str]) -> Outline:
         stays = group.names[0] if len(here) == len(group.names) else ""
         for name in here:
             if name != stays:
-                free[name] = next(other for other in group.names if other != name)
+                free.setdefault(name, next(other for other in group.names if other != name))
     if not free:
         raise SelectError("none of them is tied", hint="paramctl ties shows what is")
     return before._replace(

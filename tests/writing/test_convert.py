@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 from pathlib import Path
@@ -513,3 +514,80 @@ def test_a_definition_is_written_as_its_state_dict(here, run):
     """A model's definition is converted as it is built, ties included."""
     assert run("convert", MODELS / "tied.py", "t.safetensors").code == 0
     assert ties(read("t.safetensors")) == {frozenset({"2.weight", "4.weight"}), frozenset({"2.bias", "4.bias"})}
+
+
+# ----------------------------------------------------------------------------- torch to torch
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """A training checkpoint: a model, its optimizer, and what is no tensor."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    found = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": 3,
+        "args": argparse.Namespace(lr=0.1),
+    }
+    torch.save(found, "train.pt")
+    torch.save(model, "whole.pt")
+    return found
+
+
+def test_the_rest_of_a_training_checkpoint_stays(run, training):
+    """Renamed and cast, the model is as told, and everything else, classes included, is as it was."""
+    done = run("convert", "train.pt", "o.pt", "--rename", "model.0=>model.first", "-f", "json")
+    assert (done.code, done.err) == (0, "")
+    found = torch.load("o.pt", weights_only=False)
+    assert list(found) == list(training)
+    assert (found["epoch"], found["args"]) == (3, training["args"])
+    assert str(found["optimizer"]) == str(training["optimizer"])
+    assert found["model"]["1.num_batches_tracked"] == 1
+    assert torch.equal(found["model"]["first.weight"], training["model"]["0.weight"])
+    assert found["model"]._metadata.keys() == {"", "first", "1", "2"}
+
+
+def test_the_optimizer_is_stripped(run, training):
+    """--drop optimizer takes all of it out, what is no tensor included, and the file is that much smaller."""
+    assert run("convert", "train.pt", "o.pt", "--drop", "optimizer").code == 0
+    found = torch.load("o.pt", weights_only=False)
+    assert list(found) == ["model", "epoch", "args"]
+    assert Path("o.pt").stat().st_size < Path("train.pt").stat().st_size / 1.5
+    assert run("convert", "o.pt", "--in-place", "--at", "model").code == 0
+    found = torch.load("o.pt", weights_only=True)
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        name: tensor.tolist() for name, tensor in training["model"].items()
+    }
+
+
+@pytest.mark.parametrize("words", [("--dtype", "bf16"), ("--drop", "0.bias"), ("--contiguous",)], ids=" ".join)
+def test_a_pickled_module_is_still_a_module(run, training, words):
+    """Cast or with a tensor less, a whole pickled module loads as one, with its classes and its buffers."""
+    assert run("convert", "whole.pt", "o.pt", *words).code == 0
+    model = torch.load("o.pt", weights_only=False)
+    assert [type(child).__name__ for child in model] == ["Linear", "BatchNorm1d", "Linear"]
+    cast = torch.bfloat16 if "bf16" in words else torch.float32
+    assert model[0].weight.dtype == cast
+    assert model[1].num_batches_tracked.dtype == torch.int64
+    assert torch.equal(model[0].weight, training["model"]["0.weight"].to(cast))
+    assert isinstance(model[0].weight, torch.nn.Parameter)
+
+
+def test_nothing_to_do_is_a_copy(run, training):
+    """A torch file converted to a torch file is the same bytes."""
+    assert run("convert", "train.pt", "o.pt").code == 0
+    assert Path("o.pt").read_bytes() == Path("train.pt").read_bytes()
+
+
+def test_a_tie_in_a_training_checkpoint(run, training):
+    """Tied in place, two tensors are one, and the rest of the checkpoint is there."""
+    assert run("tie", "train.pt", "model.1.weight", "model.0.bias", "--keep", "model.0.bias", "--in-place").code == 0
+    found = torch.load("train.pt", weights_only=False)
+    assert found["model"]["1.weight"].data_ptr() == found["model"]["0.bias"].data_ptr()
+    assert torch.equal(found["model"]["1.weight"], training["model"]["0.bias"])
+    assert (found["epoch"], str(found["optimizer"])) == (3, str(training["optimizer"]))

@@ -15,7 +15,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, ParamctlError, shortened
-from paramctl.formats import pour, whole
+from paramctl.formats import pour, torch_zip, whole
 from paramctl.formats.targets import Target
 from paramctl.outline import Blob, Outline, Placed
 from paramctl.source import Source
@@ -23,6 +23,7 @@ from paramctl.source import Source
 _MOST_FILE_NAME = 200
 _TOLD = 3  # names in a sentence
 _OURS = ("index", "beside", "config")  # extras that readers of folders add, and that are no content
+_DOCUMENT = "paramctl.formats.torch_document_writer"
 _BYTE = DTYPES["uint8"]
 _HEADER_NBYTES = 1 << 10  # about what a tensor takes besides its elements
 
@@ -47,6 +48,8 @@ def fitted(made: Outline, target: Target) -> Outline:
     """
     if not made.entries:
         raise ParamctlError("0 tensors would be left", hint="nothing is written without any")
+    if is_edited(made, target):
+        return made
     module = importlib.import_module(target.module)
     _refuse_dtypes(made, target, module)
     _refuse_names(made, target, module)
@@ -60,6 +63,12 @@ def fitted(made: Outline, target: Target) -> Outline:
         lost += more
     fits = made._replace(metadata=metadata, lost=tuple(lost), has_views=target.ties == "storage")
     return _as_aliases(fits) if target.ties in ("alias", "region") else fits
+
+
+def is_edited(made: Outline, target: Target) -> bool:
+    """Whether the source is edited, so that all stays that is not named: a torch zip that is made of one."""
+    is_one = made.checkpoint.source.kind == "file" and made.checkpoint.format == target.name == torch_zip.NAME
+    return is_one and not made.is_split
 
 
 def _refuse_dtypes(made: Outline, target: Target, module: ModuleType) -> None:
@@ -215,7 +224,8 @@ def _write_parts(made: Outline, target: Target, out: str, options: Options, pour
 def _write_file(
     made: Outline, target: Target, file: IO[bytes], out: str, options: Options, pourer: pour.Pourer
 ) -> None:
-    importlib.import_module(target.module).write(made, file, pourer)
+    name = _DOCUMENT if is_edited(made, target) else target.module
+    importlib.import_module(name).write(made, file, pourer)
     file.flush()
     if options.verifies:
         there = Source(out, "file", Path(f"/dev/fd/{file.fileno()}"))

@@ -96,7 +96,7 @@ def _object(maker: Maker, module: str, name: str, fields: Mapping[str, Part]) ->
     """An instance with these attributes."""
     node = _instance(maker, module, name)
     state = filled(Node(b"}"), b"u", [(maker.text(key), part) for key, part in fields.items()])
-    node.steps.append(Step(b"b", [state]))
+    node.do(Step(b"b", [state]))
     return node
 
 
@@ -127,7 +127,7 @@ def _properties(maker: Maker, entry: Entry) -> Node:
         maker.shared("memory format", in_order),
         FALSE,
     ]
-    node.steps.append(Step(b"b", [tuple_of(state)]))
+    node.do(Step(b"b", [tuple_of(state)]))
     return node
 
 

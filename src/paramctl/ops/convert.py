@@ -139,7 +139,7 @@ def _report(done: Conversion) -> Report:
     return report._replace(rows=tuple(row for row in report.rows if row[0] in changed), totals=totals)
 
 
-def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps: Steps) -> Conversion:
+def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps: Steps, *, at: str = "") -> Conversion:
     """What a checkpoint becomes.
 
     Args:
@@ -147,12 +147,13 @@ def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps:
         selection: what of it.
         target: the format it will have.
         steps: what is changed.
+        at: the path at which the checkpoint is rooted in its file.
 
     Raises:
         SelectError: a pattern or a renaming that fits nothing, or two tensors of one name.
         ParamctlError: tensors that the format cannot hold.
     """
-    made = outlines.kept(outlines.outline(checkpoint), selection, "not selected")
+    made = outlines.kept(outlines.outline(checkpoint, at=at), selection, "not selected")
     for pattern in steps.drop:
         gone = {param.name for param in select(checkpoint, [pattern]).chosen}
         made = outlines.without(made, lambda entry, gone=gone: entry.name in gone, f"--drop {shortened(pattern)}")  # type: ignore[misc]

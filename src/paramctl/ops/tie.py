@@ -13,7 +13,7 @@ from paramctl.outline import Blob, Entry, Outline
 from paramctl.select import Selection, select
 
 
-def tie(checkpoint: Checkpoint, selection: Selection, *, keep: str = "") -> Conversion:
+def tie(checkpoint: Checkpoint, selection: Selection, *, keep: str = "", at: str = "") -> Conversion:
     """What is chosen as one tensor: the first that is named, or `keep`.
 
     Raises:
@@ -25,14 +25,14 @@ def tie(checkpoint: Checkpoint, selection: Selection, *, keep: str = "") -> Conv
     if len(names) < 2:
         raise SelectError(f"{shortened(names[0])} alone", hint="name two tensors or more, which become one")
     winner = select(checkpoint, [keep]).chosen[0].name if keep else names[0]
-    before = outlines.outline(checkpoint)
+    before = outlines.outline(checkpoint, at=at)
     made = outlines.tied(before, names, winner=winner)
     if not keep:
         _refuse_unequal(before, names)
     return Conversion(writing.fitted(made, target), target, is_edit=True)
 
 
-def untie(checkpoint: Checkpoint, selection: Selection) -> Conversion:
+def untie(checkpoint: Checkpoint, selection: Selection, *, at: str = "") -> Conversion:
     """Each name that is chosen as a tensor of its own; where all of a tie are, the first keeps its storage.
 
     Raises:
@@ -40,7 +40,7 @@ def untie(checkpoint: Checkpoint, selection: Selection) -> Conversion:
         ParamctlError: the format has no ties.
     """
     target = _target(checkpoint)
-    made = outlines.untied(outlines.outline(checkpoint), [param.name for param in selection.chosen])
+    made = outlines.untied(outlines.outline(checkpoint, at=at), [param.name for param in selection.chosen])
     return Conversion(writing.fitted(made, target), target, is_edit=True)
 
 

@@ -1,0 +1,99 @@
+"""Header tier: a torch zip made of another: its pickle is edited, its storages are copied, and the rest stays.
+
+Whatever was not named is there again: what is no tensor, classes, gradients, attributes, other members of the archive.
+A storage that nothing changes is copied as it lies, with its checksum; only what is cast, untied or cut out is made
+anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from paramctl import outline as outlines
+from paramctl.errors import FileError
+from paramctl.formats import torch_zip_edit
+from paramctl.formats.pour import Pourer
+from paramctl.formats.torch_pickle import Layout
+from paramctl.formats.torch_zip_writer import Fresh
+from paramctl.outline import Blob, Entry, Outline, Placed
+from paramctl.source import Reader
+
+
+def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
+    """Write the archive again with the tensors of the outline.
+
+    Raises:
+        FileError: an edit that would change what was not named.
+    """
+    with Reader(made.checkpoint.source) as reader:
+        document = torch_zip_edit.document(reader)
+        if made.at:
+            document.at(made.at)
+        names = document.tensors.keys()
+        there = {entry.was for entry in made.entries}
+        if there != names:
+            document.keep(there)
+        changed = list(_changed(made))
+        if changed:
+            document.replace({entry.was: layout for entry, layout, _ in changed})
+        new = {entry.was: entry.name for entry in made.entries if entry.was != entry.name}
+        if new:
+            document.rename(new)
+        fresh = {
+            layout.key: Fresh(layout.key, blob.nbytes, pourer.pieces(blob))
+            for _, layout, blob in changed
+            if blob is not None
+        }
+        said = dict(made.metadata) if made.metadata != made.checkpoint.metadata else None
+        torch_zip_edit.edit(file, reader, document, fresh, metadata=said)
+
+
+def _changed(made: Outline) -> Iterator[tuple[Entry, Layout, Blob | None]]:
+    """The tensors that are to lie elsewhere than they do, where, and what of, if that is no storage that is there."""
+    blobs, placed = outlines.laid_out(made)
+    on: dict[int, list[Entry]] = {}
+    for entry, one in zip(made.entries, placed, strict=True):
+        on.setdefault(one.blob, []).append(entry)
+    taken = {param.storage.key for param in made.checkpoint.params.values()}
+    number = 0
+    keys: dict[int, str] = {}
+    for entry, one in zip(made.entries, placed, strict=True):
+        blob = blobs[one.blob]
+        is_kept = _is_kept(blob, on[one.blob])
+        if one.blob not in keys and not is_kept:
+            while str(number) in taken:
+                number += 1
+            keys[one.blob] = str(number)
+            taken.add(str(number))
+        elif one.blob not in keys:
+            keys[one.blob] = blob.param.storage.key
+        if not is_kept:
+            _refuse_big(made, blob)
+            yield entry, _layout(keys[one.blob], blob, one), blob
+        elif _moved(made, entry):
+            yield entry, _layout(keys[one.blob], blob, one), None
+
+
+def _is_kept(blob: Blob, entries: Sequence[Entry]) -> bool:
+    """Whether the blob is a storage that is there, just as it is."""
+    if blob.is_cast or any(entry.is_own for entry in entries):
+        return False
+    return blob.param.is_contiguous and blob.nbytes == blob.param.storage.nbytes
+
+
+def _moved(made: Outline, entry: Entry) -> bool:
+    """Whether the entry's elements are those of another tensor than it was."""
+    before = made.checkpoint.params[entry.was]
+    mine = (entry.param.storage.key, entry.param.storage_offset, entry.param.stride)
+    return mine != (before.storage.key, before.storage_offset, before.stride)
+
+
+def _layout(key: str, blob: Blob, one: Placed) -> Layout:
+    return Layout(key, blob.nbytes, one.dtype, one.offset, one.shape, one.stride)
+
+
+def _refuse_big(made: Outline, blob: Blob) -> None:
+    if blob.param.storage.byteorder == "big" and blob.dtype.block_nbytes > 1:
+        where = made.checkpoint.source.name
+        raise FileError(where, "its elements are big-endian, and cannot be changed there", hint="--to safetensors")
