@@ -6,11 +6,13 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from paramctl import formats, source, values
+from paramctl import api, formats, sharing, source, values
+from paramctl.checkpoint import Checkpoint, Param
 
 pytestmark = [pytest.mark.corpus, pytest.mark.filterwarnings("ignore")]
 SOME = 12  # tensors of each file whose values are compared
@@ -60,6 +62,30 @@ def by_name(value: object, path: str = "") -> dict[str, torch.Tensor]:
     for key, item in value.items() if isinstance(value, dict) else ():
         found |= by_name(item, f"{path}.{key}" if path else str(key))
     return found
+
+
+@pytest.mark.parametrize("row", WHOLE, ids=label)
+def test_to_safetensors_and_back(row: dict[str, str], tmp_path: Path):
+    """Converted to safetensors and back to torch, every tensor is the same bytes, and the ties are the same."""
+    path = path_of(row)
+    api.open(path).convert("m.safetensors").write(str(tmp_path / "m.safetensors"))
+    api.open(str(tmp_path / "m.safetensors")).convert("m.pt").write(str(tmp_path / "m.pt"))
+    before, after = (formats.read(source.resolve(str(name))) for name in (path, tmp_path / "m.pt"))
+    assert before.params.keys() == after.params.keys()
+    assert _same(before) == _same(after)
+    for name, param in before.params.items():
+        assert param.dtype == after.params[name].dtype
+        np.testing.assert_array_equal(_raw(param), _raw(after.params[name]))
+
+
+def _same(checkpoint: Checkpoint) -> set[frozenset[str]]:
+    groups = sharing.groups(checkpoint.params.values())
+    return {frozenset(group.names) for group in groups if group.relation == "same"}
+
+
+def _raw(param: Param) -> np.ndarray:
+    array = np.ascontiguousarray(values.array(param))
+    return array.reshape(-1).view(np.uint8).reshape(*param.shape, -1)
 
 
 @pytest.mark.parametrize("row", WHOLE, ids=label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -579,9 +580,17 @@ def test_a_pickled_module_is_still_a_module(run, training, words):
 
 
 def test_nothing_to_do_is_a_copy(run, training):
-    """A torch file converted to a torch file is the same bytes."""
-    assert run("convert", "train.pt", "o.pt").code == 0
-    assert Path("o.pt").read_bytes() == Path("train.pt").read_bytes()
+    """A torch file converted to a torch file is the same bytes, an old one's too."""
+    Path("odd.pt").write_bytes(Path("train.pt").read_bytes())
+    with zipfile.ZipFile("odd.pt", "a") as archive:
+        archive.writestr("train/notes", "of ours")
+    for name in ("train.pt", "odd.pt"):
+        assert run("convert", name, "o.pt").code == 0
+        assert Path("o.pt").read_bytes() == Path(name).read_bytes()
+    assert run("convert", "odd.pt", "o.pt", "--rename", "model.0=>model.first").code == 0
+    with zipfile.ZipFile("o.pt") as archive:
+        assert archive.read("train/notes") == b"of ours"
+        assert archive.testzip() is None
 
 
 def test_a_tie_in_a_training_checkpoint(run, training):

@@ -8,11 +8,12 @@ anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO
 
 from paramctl import outline as outlines
 from paramctl.errors import FileError
-from paramctl.formats import torch_zip_edit
+from paramctl.formats import torch_zip_edit, whole
 from paramctl.formats.pour import Pourer
 from paramctl.formats.torch_pickle import Layout
 from paramctl.formats.torch_zip_writer import Fresh
@@ -26,6 +27,12 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
     Raises:
         FileError: an edit that would change what was not named.
     """
+    changed = list(_changed(made))
+    new = {entry.was: entry.name for entry in made.entries if entry.was != entry.name}
+    said = dict(made.metadata) if made.metadata != made.checkpoint.metadata else None
+    if not (changed or new or made.dropped or made.at) and said is None:
+        whole.copy(Path(made.checkpoint.source.path or ""), file)
+        return
     with Reader(made.checkpoint.source) as reader:
         document = torch_zip_edit.document(reader)
         if made.at:
@@ -34,10 +41,8 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
         there = {entry.was for entry in made.entries}
         if there != names:
             document.keep(there)
-        changed = list(_changed(made))
         if changed:
             document.replace({entry.was: layout for entry, layout, _ in changed})
-        new = {entry.was: entry.name for entry in made.entries if entry.was != entry.name}
         if new:
             document.rename(new)
         fresh = {
@@ -45,7 +50,6 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
             for _, layout, blob in changed
             if blob is not None
         }
-        said = dict(made.metadata) if made.metadata != made.checkpoint.metadata else None
         torch_zip_edit.edit(file, reader, document, fresh, metadata=said)
 
 
