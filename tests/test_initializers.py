@@ -57,9 +57,81 @@ def drawn(fill, tensor):
 
 
 def test_every_initializer_of_torch_is_here():
-    """No in-place function of torch.nn.init is missing, and none is invented."""
+    """No in-place function of torch.nn.init is missing, and what else there is is known."""
     theirs = {key[:-1] for key in dir(nn.init) if key.endswith("_") and not key.startswith("_")}
-    assert set(INITIALIZERS) == theirs == set(CALLS)
+    assert set(INITIALIZERS) - set(OURS) == theirs == set(CALLS)
+
+
+OURS = {  # what torch.nn.init has not: a call, and the standard deviation of its law for 200 of 100 channels of 3×3
+    "lecun_uniform": ("", math.sqrt(1 / 900)),
+    "lecun_normal": ("", math.sqrt(1 / 900)),
+    "trunc_normal_fan_in": ("(scale=2.0)", math.sqrt(2 / 900)),
+    "gpt2_residual": ("(layers=12)", 0.02 / math.sqrt(24)),
+    "delta_orthogonal": ("(gain=2)", 2 * math.sqrt(1 / 200 / 9)),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_torch_has_not_has_its_laws_spread(name):
+    """The mean is 0, the standard deviation that of the law, and with one seed the values are the same."""
+    arguments, std = OURS[name]
+    torch.manual_seed(0)
+    tensor = torch.full((200, 100, 3, 3), 9.0)
+    parse(name + arguments)(tensor)
+    assert float(tensor.std()) == pytest.approx(std, rel=0.01)
+    assert float(tensor.mean()) == pytest.approx(0, abs=std / 100)
+    assert drawn(parse(name + arguments), torch.empty(4, 3, 3)) == drawn(parse(name + arguments), torch.empty(4, 3, 3))
+
+
+def test_the_bounds_of_laws_are_kept():
+    """LeCun's uniform stays within sqrt(3 / fan_in), and the truncated normal within two of its own deviations."""
+    uniform, truncated = torch.empty(100, 50), torch.empty(1000, 50)
+    torch.manual_seed(0)
+    parse("lecun_uniform")(uniform)
+    parse("trunc_normal_fan_in")(truncated)
+    assert 0.9 * math.sqrt(3 / 50) < float(uniform.abs().max()) <= math.sqrt(3 / 50)
+    most = 2 * math.sqrt(1 / 50) / 0.87962566103423978
+    assert 0.9 * most < float(truncated.abs().max()) <= most * (1 + 1e-6)
+
+
+def test_delta_orthogonal_keeps_the_norm():
+    """Off the centre all is 0, at the centre the columns are orthonormal, so that a convolution keeps a signal's norm."""
+    torch.manual_seed(0)
+    kernel = torch.empty(6, 4, 3, 3, dtype=torch.float64)
+    parse("delta_orthogonal")(kernel)
+    centre = kernel[:, :, 1, 1].clone()
+    torch.testing.assert_close(centre.t() @ centre, torch.eye(4, dtype=torch.float64))
+    kernel[:, :, 1, 1] = 0
+    assert not kernel.any()
+    signal = torch.randn(1, 4, 5, 5, dtype=torch.float64)
+    kernel[:, :, 1, 1] = centre
+    made = nn.functional.conv2d(signal, kernel, padding=1)
+    assert float(made.norm()) == pytest.approx(float(signal.norm()))
+
+
+REFUSED = {
+    ("lecun", (3,)): "needs two dimensions or more for its fans; this has 1",
+    ("delta_orthogonal", (3, 4)): "needs three to five dimensions; this has 2",
+    ("delta_orthogonal", (2, 4, 3)): "needs as many output channels as input channels; this has 2 and 4",
+}
+
+
+@pytest.mark.parametrize(("name", "shape"), REFUSED, ids=str)
+def test_where_they_cannot_work(name, shape):
+    """A shape that a law has no meaning for is told."""
+    assert parse(name).cannot(shape, "float32") == REFUSED[name, shape]
+
+
+def test_arguments_that_cannot_work_are_refused():
+    """Layers and scale are held against what they can be."""
+    for text, said in (
+        ("gpt2_residual", "gpt2_residual: needs layers"),
+        ("gpt2_residual(layers=0)", "gpt2_residual(layers=0): layers is a whole number from 1, not 0"),
+        ("trunc_normal_fan_in(scale=0)", "trunc_normal_fan_in(scale=0): scale is more than 0, not 0"),
+    ):
+        with pytest.raises(InitError) as told:
+            parse(text)
+        assert told.value.what == said
 
 
 def test_arguments_are_torchs():

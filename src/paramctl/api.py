@@ -222,6 +222,7 @@ class Model:
         rules: Sequence[Rule] = (),
         seed: int | None = None,
         definition: str = "",
+        tells: Literal["change", "law"] = "change",
     ) -> Edit:
         """Initialize what is chosen.
 
@@ -231,6 +232,7 @@ class Model:
             rules: each for what it selects; a later one wins.
             seed: for `torch.manual_seed`; without one it is drawn, and `plan.metadata` keeps it.
             definition: of the model, for a file that knows no classes.
+            tells: what a change says of itself: mean and spread before and after, or the spread that the law has.
 
         Raises:
             InitError: a scheme that is none, or that cannot work.
@@ -238,7 +240,14 @@ class Model:
         model = self.with_values(seed)
         classes = formats.read(resolve(definition), values=True) if definition else None
         plan = ops.init.init(
-            model.checkpoint, model.unsliced("init"), scheme=scheme, bias=bias, rules=rules, seed=seed, model=classes
+            model.checkpoint,
+            model.unsliced("init"),
+            scheme=scheme,
+            bias=bias,
+            rules=rules,
+            seed=seed,
+            model=classes,
+            tells=tells,
         )
         edit: Edit = ops.edit.Edit(model.checkpoint, plan)
         return edit

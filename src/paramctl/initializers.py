@@ -259,6 +259,71 @@ def _sparse(tensor: Tensor, sparsity: float, std: float = 0.01) -> None:
     _init.sparse_(tensor, sparsity, std)
 
 
+# ----------------------------------------------------------------------------- what torch.nn.init has not
+
+
+def _fan_in(tensor: Tensor) -> int:
+    return _init._calculate_fan_in_and_fan_out(tensor)[0]  # noqa: SLF001 - torch's own fans
+
+
+@initializer("lecun_uniform", law="U(-a, a), a = sqrt(3 / fan_in)", cannot=_cannot_fan)
+def _lecun_uniform(tensor: Tensor) -> None:
+    """Source: LeCun et al. 1998, "Efficient BackProp", equation 16."""
+    bound = math.sqrt(3 / max(_fan_in(tensor), 1))
+    tensor.uniform_(-bound, bound)
+
+
+@initializer("lecun_normal", "lecun", law="N(0, std²), std = sqrt(1 / fan_in)", cannot=_cannot_fan)
+def _lecun_normal(tensor: Tensor) -> None:
+    """Source: LeCun et al. 1998, "Efficient BackProp", equation 16."""
+    tensor.normal_(0, math.sqrt(1 / max(_fan_in(tensor), 1)))
+
+
+@initializer(
+    "trunc_normal_fan_in", "variance_scaling",
+    law="N(0, s²) within ±2s, s so that std = sqrt(scale / fan_in)",
+    cannot=_shaped(2, math.inf, "two dimensions or more for its fans", _cannot_draw_real),
+)  # fmt: skip
+def _trunc_normal_fan_in(tensor: Tensor, scale: float = 1.0) -> None:
+    """Source: jax/_src/nn/initializers.py (`variance_scaling`, "truncated_normal")."""
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale is more than 0, not {scale}")
+    std = math.sqrt(scale / max(_fan_in(tensor), 1)) / _STD_WITHIN_TWO
+    _init.trunc_normal_(tensor, 0.0, std, -2 * std, 2 * std)
+
+
+_STD_WITHIN_TWO = 0.87962566103423978  # of N(0, 1) within ±2
+
+
+@initializer("gpt2_residual", "scaled_residual", law="N(0, s²), s = std / sqrt(2 · layers)", cannot=_cannot_draw)
+def _gpt2_residual(tensor: Tensor, layers: int, std: float = 0.02) -> None:
+    """Source: Radford et al. 2019, section 2.3: residual layers by 1/√N, of which each block has two."""
+    if not isinstance(layers, int) or layers < 1:
+        raise ValueError(f"layers is a whole number from 1, not {layers}")
+    tensor.normal_(0, std / math.sqrt(2 * layers))
+
+
+def _cannot_delta(shape: tuple[int, ...], dtype: str, **_: object) -> str:
+    if shape[0] < shape[1]:
+        return f"needs as many output channels as input channels; this has {shape[0]} and {shape[1]}"
+    return _cannot_draw_real(shape, dtype)
+
+
+@initializer(
+    "delta_orthogonal",
+    law="gain · an orthogonal matrix at the kernel's centre, else 0",
+    cannot=_shaped(3, 5, "three to five dimensions", _cannot_delta),
+)
+def _delta_orthogonal(tensor: Tensor, gain: float = 1) -> None:
+    """Source: Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs", algorithm 1."""
+    matrix = torch.empty(tensor.shape[:2], dtype=tensor.dtype)
+    _init.orthogonal_(matrix, gain)
+    tensor.zero_()
+    if all(tensor.shape[2:]):
+        centre: Any = (..., *((size - 1) // 2 for size in tensor.shape[2:]))
+        tensor[centre] = matrix
+
+
 def _reset(module: nn.Module) -> None:
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
     if callable(reset):

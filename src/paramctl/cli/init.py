@@ -36,6 +36,9 @@ def command(
         str, typer.Option("--model", metavar="DEFINITION", help="What tells the classes of a state dict.")
     ] = "",
     list_: Annotated[bool, typer.Option("--list", help="Every scheme with its arguments and law.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Tell the spread of each law, and what was drawn.")
+    ] = False,
     writing: Writing,
     output: Output,
 ) -> None:
@@ -53,7 +56,7 @@ def command(
     rules = (*read.rules, *map(recipe.rule, rule or ()))
     known = seed if seed is not None else read.seed
     edit = model.open(values=True, seed=known).init(
-        scheme=scheme, bias=bias, rules=rules, seed=known, definition=definition
+        scheme=scheme, bias=bias, rules=rules, seed=known, definition=definition, tells="law" if preview else "change"
     )
     notes = () if known is not None else (f"seed {edit.plan.metadata['seed']} was drawn; --seed repeats it",)
     carry_out(edit, writing, output, notes=notes)

@@ -12,11 +12,12 @@ import functools
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from paramctl import initializers as named
-from paramctl import modules, sharing, values
+from paramctl import modules, sharing, spreads, values
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import InitError, ParamctlError, shortened
 from paramctl.initializers import Scheme
@@ -60,6 +61,7 @@ def init(
     rules: Sequence[Rule] = (),
     seed: int | None = None,
     model: Checkpoint | None = None,
+    tells: Literal["change", "law"] = "change",
 ) -> Plan:
     """A change for each tensor that a scheme is for; one that it cannot work on is kept, and says why.
 
@@ -71,6 +73,7 @@ def init(
         rules: each for what it selects: the weights, or the biases if they are all it selects.
         seed: for `torch.manual_seed`, before the first draw; a random one if None.
         model: a definition that tells the classes of a state dict.
+        tells: what a change says of itself: mean and spread before and after, or the spread that the law has.
 
     Raises:
         InitError: a scheme that is none, that cannot work where it was asked for, or two for one storage.
@@ -91,7 +94,7 @@ def init(
         _apply_rule(found, checkpoint, selection, rule)
     if not found.given:
         raise InitError("no scheme was given", hint="--scheme NAME, --bias NAME, --rule 'SELECT=NAME' or --recipe FILE")
-    changes = tuple(_changes(checkpoint, found, model))
+    changes = tuple(_changes(checkpoint, found, model, tells))
     if not any(change.compute for change in changes):
         raise InitError(f"nothing to initialize: {shortened(changes[0].before.name if changes[0].before else '')}"
                         f": {changes[0].detail}")  # fmt: skip
@@ -142,7 +145,9 @@ def _apply_rule(found: _Assignment, checkpoint: Checkpoint, selection: Selection
 # ----------------------------------------------------------------------------- changes
 
 
-def _changes(checkpoint: Checkpoint, found: _Assignment, model: Checkpoint | None) -> list[Change]:
+def _changes(
+    checkpoint: Checkpoint, found: _Assignment, model: Checkpoint | None, tells: Literal["change", "law"]
+) -> list[Change]:
     params = checkpoint.params
     ties = sharing.first_names(params.values())
     tied_with = tied_names(params)
@@ -163,11 +168,17 @@ def _changes(checkpoint: Checkpoint, found: _Assignment, model: Checkpoint | Non
         if given.scheme.of != "tensor" and given.said not in runners:
             names = [other for other, its in found.given.items() if its.said == given.said]
             runners[given.said] = _ModuleRun(checkpoint, given.scheme, names, model)
-        changes.append(_change(param, given, tied_with.get(name, ()), runners.get(given.said)))
+        changes.append(_change(param, given, tied_with.get(name, ()), runners.get(given.said), tells))
     return changes
 
 
-def _change(param: Param, given: _Given, tied: tuple[str, ...], runner: _ModuleRun | None) -> Change:
+def _change(
+    param: Param,
+    given: _Given,
+    tied: tuple[str, ...],
+    runner: _ModuleRun | None,
+    tells: Literal["change", "law"],
+) -> Change:
     scheme = given.scheme
     if runner is not None:
         why = runner.why_not(param.name)
@@ -179,7 +190,8 @@ def _change(param: Param, given: _Given, tied: tuple[str, ...], runner: _ModuleR
         raise InitError(f"{shortened(param.name)}: {scheme.text} {why}")
     if why:
         return Change(param, param, None, "keep", f"{scheme.text} {why}", tied)
-    return Change(param, param, _fill(param, scheme), "init", scheme.text, tied)
+    fill = _fill(param, scheme) if tells == "change" else _measured(param, scheme)
+    return Change(param, param, fill, "init", scheme.text, tied)
 
 
 def _fill(param: Param, scheme: Scheme) -> Callable[[memoryview], str]:
@@ -187,6 +199,17 @@ def _fill(param: Param, scheme: Scheme) -> Callable[[memoryview], str]:
         before = values.spread(values.on(param, span))
         scheme(modules.tensor_on(param, span))
         return f"{before} → {values.spread(values.on(param, span))}"
+
+    return compute
+
+
+def _measured(param: Param, scheme: Scheme) -> Callable[[memoryview], str]:
+    expected = spreads.expected(scheme, param.shape)
+
+    def compute(span: memoryview) -> str:
+        scheme(modules.tensor_on(param, span))
+        drawn = f"{values.deviation(values.on(param, span)):.4g} drawn"
+        return f"std {drawn}" if expected is None else f"std {expected:.4g} by its law, {drawn}"
 
     return compute
 

@@ -129,10 +129,20 @@ def spread(values: Array) -> str:
         values = np.abs(values)
     if values.dtype.kind == "b":
         return f"{int(values.sum())} of {values.size} true"
+    mean, deviation = _mean_and_deviation(values)
+    return f"mean {_short(mean)} std {_short(deviation)}"
+
+
+def deviation(values: Array) -> float:
+    """The population standard deviation; of complex numbers that of their magnitudes, 0 of none."""
+    return _mean_and_deviation(np.abs(values) if values.dtype.kind == "c" else values)[1] if values.size else 0.0
+
+
+def _mean_and_deviation(values: Array) -> tuple[float, float]:
     with np.errstate(all="ignore"):
         mean = sum(float(chunk.sum()) for chunk in _chunks(values)) / values.size
         variance = sum(float(np.square(chunk - mean).sum()) for chunk in _chunks(values)) / values.size
-    return f"mean {_short(mean)} std {_short(variance**0.5)}"
+    return mean, variance**0.5
 
 
 def _chunks(values: Array) -> Any:
