@@ -309,14 +309,14 @@ class Model:
         made: Conversion = ops.tie.untie(self.checkpoint, self.unsliced("untie"), at=self.root)
         return made
 
-    def set(self, *assignments: str, seed: int | None = None) -> Edit:
-        """Assign: `"0.weight[0, 0] = 42"`.
+    def set(self, *assignments: str, rules: Sequence[Rule] = (), seed: int | None = None) -> Edit:
+        """Assign: `"0.weight[0, 0] = 42"`; `rules` of a recipe come first, each for what it selects.
 
         Raises:
             SelectError: a malformed assignment, or a name that is not there.
         """
         model = self.with_values(seed)
-        edit: Edit = ops.edit.Edit(model.checkpoint, ops.set.set(model.checkpoint, assignments))
+        edit: Edit = ops.edit.Edit(model.checkpoint, ops.set.set(model.checkpoint, assignments, rules=rules))
         return edit
 
 

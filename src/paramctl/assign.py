@@ -38,6 +38,11 @@ def has_operator(text: str) -> bool:
     return _OPERATOR.search(text) is not None
 
 
+def begins(text: str) -> bool:
+    """Whether the text is an operator and what follows it."""
+    return _OPERATOR.match(text) is not None
+
+
 def parse(checkpoint: Checkpoint, text: str) -> Assignment:
     """One assignment on `checkpoint`. A name may hold an "="; the first reading whose target is there is taken.
 

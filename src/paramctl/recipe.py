@@ -1,9 +1,10 @@
-"""Header tier: rules that give parts of a model their schemes, from `--rule` and from a TOML file.
+"""Header tier: rules that give parts of a model their schemes or values, from `--rule` and from a TOML file.
 
 seed = 0                          # optional; --seed wins
 
 [[rule]]
-scheme = "normal(std=0.02)"
+scheme = "normal"                 # for `init`; for `set` it is `set = "*= 0.5"`
+arguments = {std = 0.02}          # or in the scheme: "normal(std=0.02)"
 select = "*.weight"               # or a list; with layer and type as on the command line
 """
 
@@ -11,17 +12,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from paramctl import calls
 from paramctl.errors import FileError, ParamctlError, caret, shortened
 from paramctl.select import Filters
 
-_KEYS = ("scheme", "select", "layer", "type")
+Verb = Literal["scheme", "set"]
+_WHERE = ("select", "layer", "type")
+_KEYS: dict[Verb, tuple[str, ...]] = {"scheme": ("scheme", "arguments", *_WHERE), "set": ("set", *_WHERE)}
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`scheme` for what the patterns and filters choose. `said` is how the user wrote it, for messages."""
+    """`scheme`, or for `set` an operator and a value, for what the patterns and filters choose.
+
+    `said` is how the user wrote it, for messages.
+    """
 
     scheme: str
     patterns: tuple[str, ...]
@@ -54,8 +61,8 @@ def rule(text: str) -> Rule:
     return Rule(scheme, (pattern,), Filters(), f"--rule {text}")
 
 
-def read(path: str) -> Recipe:
-    """The rules of a recipe file.
+def read(path: str, *, verb: Verb = "scheme") -> Recipe:
+    """The rules of a recipe file, each a `scheme`, or each a `set`.
 
     Raises:
         FileError: no such file, not TOML, or keys that are not known.
@@ -76,23 +83,30 @@ def read(path: str) -> Recipe:
         raise FileError(path, "seed is no whole number")
     if not isinstance(rules, list) or not rules:
         raise FileError(path, "there is no [[rule]] in it")
-    return Recipe(tuple(_rule(path, index + 1, entry) for index, entry in enumerate(rules)), seed)
+    return Recipe(tuple(_rule(path, index + 1, entry, verb) for index, entry in enumerate(rules)), seed)
 
 
-def _rule(path: str, number: int, entry: Any) -> Rule:
+def _rule(path: str, number: int, entry: Any, verb: Verb) -> Rule:
     if not isinstance(entry, dict):
         raise FileError(path, f"rule {number} is no table")
-    unknown = [key for key in entry if key not in _KEYS]
+    keys = _KEYS[verb]
+    unknown = [key for key in entry if key not in keys]
     if unknown:
-        raise FileError(path, f"rule {number}: unknown key {shortened(unknown[0])}", hint=f"it has {', '.join(_KEYS)}")
-    if not isinstance(entry.get("scheme"), str):
-        raise FileError(path, f"rule {number} has no scheme")
+        raise FileError(path, f"rule {number}: unknown key {shortened(unknown[0])}", hint=f"it has {', '.join(keys)}")
+    what = entry.get(verb)
+    if not isinstance(what, str):
+        raise FileError(path, f"rule {number} has no {verb}")
+    arguments = entry.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise FileError(path, f"rule {number}: arguments is no table", hint="arguments = {std = 0.02}")
+    if arguments and "(" in what:
+        raise FileError(path, f"rule {number} has arguments in its scheme, and beside it", hint="give them once")
     lists = {}
-    for key in _KEYS[1:]:
+    for key in _WHERE:
         value = entry.get(key, [])
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise FileError(path, f"rule {number}: {key} is text, or a list of texts")
         lists[key] = tuple(value)
     filters = Filters(layers=lists["layer"], types=lists["type"])
-    return Rule(entry["scheme"], lists["select"], filters, f"{path}: rule {number}")
+    return Rule(calls.written(what, arguments), lists["select"], filters, f"{path}: rule {number}")

@@ -484,6 +484,20 @@ def test_what_an_error_says(run, tmp_path, net, own, words, message):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == there
 
 
+def test_arguments_may_stand_beside_the_scheme(run, tmp_path, net):
+    """Arguments in a table of their own are those that stand in the scheme's parentheses."""
+    old, _ = saved(tmp_path, net, "state dict")
+    rule = "seed = 0\n[[rule]]\nselect = '*.weight'\n"
+    plans = []
+    for said in (
+        "scheme = 'kaiming_normal(mode=\"fan_out\", a=0.5)'",
+        "scheme = 'kaiming_normal'\narguments = {mode = 'fan_out', a = 0.5}",
+    ):
+        (tmp_path / "r.toml").write_text(rule + said)
+        plans.append(run("init", old, "--recipe", tmp_path / "r.toml", "-f", "json").rows)
+    assert plans[0] == plans[1] != []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -492,9 +506,14 @@ def test_what_an_error_says(run, tmp_path, net, own, words, message):
         ("sed = 1", "unknown key sed\n\nhint: a recipe has seed and [[rule]]"),
         ('seed = "1"\n[[rule]]\nscheme = "zeros"', "seed is no whole number"),
         ("[[rule]]\nselect = 'a'", "rule 1 has no scheme"),
-        ("[[rule]]\nscheme = 'zeros'\nselct = 'a'", "rule 1: unknown key selct\n\nhint: it has scheme, select, layer, type"),
+        ("[[rule]]\nscheme = 'zeros'\nselct = 'a'", "rule 1: unknown key selct\n\nhint: it has scheme, arguments, select, layer, type"),
         ("[[rule]]\nscheme = 'zeros'\nselect = 3", "rule 1: select is text, or a list of texts"),
         ("rule = [3]", "rule 1 is no table"),
+        ("[[rule]]\nscheme = 'normal'\narguments = 3", "rule 1: arguments is no table\n\nhint: arguments = {std = 0.02}"),
+        (
+            "[[rule]]\nscheme = 'normal(std=1)'\narguments = {std = 0.02}",
+            "rule 1 has arguments in its scheme, and beside it\n\nhint: give them once",
+        ),
     ],
 )  # fmt: skip
 def test_what_a_recipes_error_says(run, tmp_path, net, text, message):

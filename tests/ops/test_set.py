@@ -374,3 +374,37 @@ def test_values_inside_the_pickle_are_not_changed(run, tmp_path):
     for more in ([], ["--in-place"]):
         result = run("set", path, "scores[0] = 1", *more)
         assert result.err == f"error: {path}: scores: its values lie inside the pickle, and cannot be changed there\n"
+
+
+# ----------------------------------------------------------------------------- recipes
+
+
+def test_a_recipe_of_assignments(run, tmp_path):
+    """Rules are carried out in order, each on what it selects, and before what stands on the command line."""
+    path, new = tmp_path / "m.pt", tmp_path / "n.pt"
+    torch.save(
+        {"0.weight": torch.ones(2), "0.bias": torch.ones(2), "1.weight": torch.ones(2), "n": torch.arange(2)}, path
+    )
+    (tmp_path / "r.toml").write_text(
+        "[[rule]]\nset = '*= 4'\nselect = '*.weight'\n[[rule]]\nset = '-= 1'\nlayer = '0'\n"
+    )
+    done = run("set", path, "1.weight[0] = 9", "--recipe", tmp_path / "r.toml", "-o", new, "-f", "json")
+    assert [row["name"] for row in done.rows] == ["0.weight", "1.weight", "0.weight", "0.bias", "1.weight"]
+    found = {name: tensor.tolist() for name, tensor in torch.load(new).items()}
+    assert found == {"0.weight": [3, 3], "0.bias": [0, 0], "1.weight": [9, 4], "n": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[rule]]\nscheme = 'zeros'", "rule 1: unknown key scheme\n\nhint: it has set, select, layer, type"),
+        ("[[rule]]\nselect = '*'", "rule 1 has no set"),
+        ("[[rule]]\nset = '3'", "rule 1: set begins with =, +=, -=, *= or /="),
+    ],
+)
+def test_what_a_recipe_of_assignments_cannot_be(run, tmp_path, text, message):
+    """What is wrong with it is told with its file and rule."""
+    torch.save({"w": torch.ones(2)}, tmp_path / "m.pt")
+    (tmp_path / "r.toml").write_text(text)
+    done = run("set", tmp_path / "m.pt", "--recipe", tmp_path / "r.toml")
+    assert (done.code, done.err) == (2, f"error: {tmp_path}/r.toml: {message}\n")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from paramctl import recipe
 from paramctl.assign import has_operator
 from paramctl.cli import _complete as complete
 from paramctl.cli._changes import Writing, carry_out
@@ -41,6 +42,7 @@ class Assigned(Words):
 def command(
     model: Assigned,
     *,
+    recipe_file: Annotated[str, typer.Option("--recipe", metavar="FILE.toml", help="Rules from a file, first.")] = "",
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="For a definition's own values.")] = None,
     writing: Writing,
     output: Output,
@@ -52,7 +54,9 @@ def command(
     """
     output.check()
     name, assignments = model.split(is_word=has_operator)
-    if not assignments:
+    rules = recipe.read(recipe_file, verb="set") if recipe_file else recipe.Recipe(())
+    if not assignments and not rules.rules:
         raise ParamctlError("no assignment was given", hint="paramctl set MODEL '0.weight[0, 0] = 42'")
-    edit = model.read(name, values=True, seed=seed).set(*assignments)
+    known = seed if seed is not None else rules.seed
+    edit = model.read(name, values=True, seed=known).set(*assignments, rules=rules.rules)
     carry_out(edit, writing, output)

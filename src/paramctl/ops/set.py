@@ -14,10 +14,11 @@ import numpy as np
 from paramctl import assign, sharing, values
 from paramctl.assign import Assignment
 from paramctl.checkpoint import Checkpoint, Param
-from paramctl.errors import ParamctlError, shortened
+from paramctl.errors import ParamctlError, SelectError, shortened
 from paramctl.ops._tied import tied_names
 from paramctl.plan import Change, Plan
-from paramctl.select import Pick
+from paramctl.recipe import Rule
+from paramctl.select import Pick, select
 from paramctl.values import Array
 
 Run = Callable[[Array, Array], Array]  # (the target, the value) → what is put in its place
@@ -32,13 +33,16 @@ _BLOCK = 1 << 16  # elements that are computed at once: what memory holds beside
 _HALF_NBYTES = 2  # types of that size and less are computed in float32
 
 
-def set(checkpoint: Checkpoint, assignments: Sequence[str]) -> Plan:  # noqa: A001 - the command's name
-    """A change for each parameter that an assignment names, in the order in which they are written.
+def set(  # noqa: A001 - the command's name
+    checkpoint: Checkpoint, assignments: Sequence[str], *, rules: Sequence[Rule] = ()
+) -> Plan:
+    """A change for each parameter that a rule or an assignment is about, in the order in which they are written.
 
     Raises:
         SelectError: a malformed assignment, or a name that is not there.
     """
-    parsed = [assign.parse(checkpoint, text) for text in assignments]
+    texts = [text for rule in rules for text in _spelled_out(checkpoint, rule)]
+    parsed = [assign.parse(checkpoint, text) for text in (*texts, *assignments)]
     written = _Written(parsed)
     tied = tied_names(checkpoint.params)
     changes = []
@@ -50,6 +54,13 @@ def set(checkpoint: Checkpoint, assignments: Sequence[str]) -> Plan:  # noqa: A0
             along = tuple(other.name for other in others if sharing.meet(pick.view, other) != "apart")
             changes.append(Change(pick.param, pick.view, compute, "set", assignment.text.strip(), along))
     return Plan(tuple(changes), begin=written.clear)
+
+
+def _spelled_out(checkpoint: Checkpoint, rule: Rule) -> list[str]:
+    """A rule as assignments to the parameters that it selects."""
+    if not assign.begins(rule.scheme):
+        raise SelectError(f"{shortened(rule.said)}: set begins with =, +=, -=, *= or /=")
+    return [f"{param.name} {rule.scheme}" for param in select(checkpoint, rule.patterns, rule.filters).chosen]
 
 
 class _Written:
