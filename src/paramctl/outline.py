@@ -73,6 +73,7 @@ class Outline(NamedTuple):
     entries: tuple[Entry, ...]
     at: str = ""  # the path at which that is rooted in its file
     dropped: tuple[Dropped, ...] = ()
+    without: tuple[str, ...] = ()  # paths of what is no tensor, and is not to be there either
     metadata: Mapping[str, str] = MappingProxyType({})
     is_compact: bool = False  # no tensor drags more of a storage than its own elements
     shard_nbytes: int = 0  # of a shard, where there are shards; 0: any number

@@ -566,6 +566,27 @@ def test_the_optimizer_is_stripped(run, training):
     }
 
 
+def test_what_is_no_tensor_can_be_dropped(run, training):
+    """--drop takes a path of what is no tensor, too; dropped so it is not told as lost."""
+    assert run("convert", "train.pt", "o.pt", "--drop", "epoch", "--drop", "args").code == 0
+    assert list(torch.load("o.pt", weights_only=True)) == ["model", "optimizer"]
+    words = ["--drop", "optimizer", "--drop", "epoch", "--drop", "args", "--strict"]
+    done = run("convert", "train.pt", "o.safetensors", *words)
+    assert (done.code, done.err) == (0, "")
+    assert set(load_file("o.safetensors")) == {f"model.{name}" for name in training["model"]}
+
+
+def test_tensors_without_values_stay(run, tmp_path):
+    """A tensor of the meta device is still one, though nobody can read it."""
+    state = {"w": torch.ones(2), "m": torch.empty(3, device="meta")}
+    torch.save(state, tmp_path / "x.pt")
+    assert run("convert", tmp_path / "x.pt", tmp_path / "y.pt", "--rename", "w=>v").code == 0
+    found = torch.load(tmp_path / "y.pt")
+    assert (found["v"].tolist(), found["m"].device.type, found["m"].shape) == ([1, 1], "meta", (3,))
+    done = run("convert", tmp_path / "x.pt", tmp_path / "y.safetensors")
+    assert (done.code, done.err) == (2, "error: m: it has a shape, and no values\n")
+
+
 @pytest.mark.parametrize("words", [("--dtype", "bf16"), ("--drop", "0.bias"), ("--contiguous",)], ids=" ".join)
 def test_a_pickled_module_is_still_a_module(run, training, words):
     """Cast or with a tensor less, a whole pickled module loads as one, with its classes and its buffers."""

@@ -101,7 +101,7 @@ def _is_utf8(name: str) -> bool:
 
 def _lost(made: Outline, target: Target) -> Iterator[str]:
     checkpoint = made.checkpoint
-    extras = [key for key in checkpoint.extras if key not in _OURS]
+    extras = [key for key in checkpoint.extras if key not in _OURS and key not in made.without]
     if extras:
         yield f"what is no tensor: {_some(extras)}"
     metadata = [key for key, text in made.metadata.items() if (key, text) != ("format", "pt")]
@@ -287,6 +287,8 @@ def _storages(blobs: Sequence[Blob], placed: Sequence[Placed], found: Checkpoint
     first = {one.blob: one.name for one in reversed(placed)}
     for number, blob in enumerate(blobs):
         param = found.params[first[number]]
+        if blob.param.storage.is_meta or blob.param.storage.why_unreadable:
+            continue  # it stayed where it was: nobody can read it
         yield first[number], blob, param._replace(dtype=_BYTE, shape=(blob.nbytes,), stride=(1,), storage_offset=0)
 
 

@@ -30,7 +30,8 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
     changed = list(_changed(made))
     new = {entry.was: entry.name for entry in made.entries if entry.was != entry.name}
     said = dict(made.metadata) if made.metadata != made.checkpoint.metadata else None
-    if not (changed or new or made.dropped or made.at) and said is None:
+    alone = [path for path in made.without if not any(d.param.name.startswith(f"{path}.") for d in made.dropped)]
+    if not (changed or new or made.dropped or alone or made.at) and said is None:
         whole.copy(Path(made.checkpoint.source.path or ""), file)
         return
     with Reader(made.checkpoint.source) as reader:
@@ -41,6 +42,8 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
         there = {entry.was for entry in made.entries}
         if there != names:
             document.keep(there)
+        if alone:
+            document.drop(alone)
         if changed:
             document.replace({entry.was: layout for entry, layout, _ in changed})
         if new:

@@ -155,8 +155,7 @@ def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps:
     """
     made = outlines.kept(outlines.outline(checkpoint, at=at), selection, "not selected")
     for pattern in steps.drop:
-        gone = {param.name for param in select(checkpoint, [pattern]).chosen}
-        made = outlines.without(made, lambda entry, gone=gone: entry.name in gone, f"--drop {shortened(pattern)}")  # type: ignore[misc]
+        made = _dropped(made, pattern)
     if steps.rename:
         made = outlines.renamed(made, renaming.names(steps.rename, [entry.name for entry in made.entries]))
     if steps.dtype:
@@ -167,3 +166,23 @@ def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps:
     if steps.shard_nbytes and target.name != "sharded":
         raise ParamctlError(f"--shard makes a folder of safetensors, and OUT is {target.name}", hint="name a folder")
     return Conversion(writing.fitted(made, target), target)
+
+
+def _dropped(made: Outline, pattern: str) -> Outline:
+    """Without the tensors that a pattern chooses, and without what is no tensor, if it names that."""
+    checkpoint = made.checkpoint
+    is_extra = _is_there(checkpoint.extras, pattern)
+    if is_extra:
+        made = made._replace(without=(*made.without, pattern))
+        if not any(name == pattern or name.startswith(f"{pattern}.") for name in checkpoint.params):
+            return made
+    gone = {param.name for param in select(checkpoint, [pattern]).chosen}
+    return outlines.without(made, lambda entry: entry.name in gone, f"--drop {shortened(pattern)}")
+
+
+def _is_there(extras: Any, path: str) -> bool:
+    for step in path.split("."):
+        if not isinstance(extras, Mapping) or step not in extras:
+            return False
+        extras = extras[step]
+    return True
