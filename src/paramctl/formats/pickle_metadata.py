@@ -48,10 +48,11 @@ def moved(paths: Iterable[str], keys: Iterable[str], changes: Changes) -> dict[s
         changes: of keys.
     """
     going, known = _going(keys, changes)
+    has_another_root = not going.get("") and any("" in targets for targets in going.values())
     found: dict[str, str | None] = {}
     taken: set[str] = set()
     for path in paths:
-        to = _to(path, going, known)
+        to = _to(path, going, known, has_another_root=has_another_root)
         found[path] = None if to in taken else to
         taken.update(() if to is None else (to,))
     return found
@@ -70,16 +71,24 @@ def _going(keys: Iterable[str], changes: Changes) -> tuple[dict[str, set[str]], 
         to, new_leaf = _split(new)
         if leaf == new_leaf or module == to:
             going[module].add(to)
-            while module and to and _split(module)[1] == _split(to)[1]:
-                module, to = _split(module)[0], _split(to)[0]
-                going[module].add(to)
+            _outward(going, module, to)
+        for around in _upward(module):
+            if around and f"{to}.".startswith(f"{around}."):
+                going[around].add(around)
     return going, known
 
 
-def _to(path: str, going: Mapping[str, set[str]], known: set[str]) -> str | None:
+def _outward(going: dict[str, set[str]], module: str, to: str) -> None:
+    """What is around a module goes where it does, as long as the last parts of both paths are the same."""
+    while module and to and _split(module)[1] == _split(to)[1]:
+        module, to = _split(module)[0], _split(to)[0]
+        going[module].add(to)
+
+
+def _to(path: str, going: Mapping[str, set[str]], known: set[str], *, has_another_root: bool) -> str | None:
     nearest = next(around for around in _upward(path) if around in known)
     targets = going.get(nearest, set())
-    if not targets and nearest:
+    if not targets and (nearest or has_another_root):
         return None
     to = next(iter(targets)) if len(targets) == 1 else nearest
     rest = path[len(nearest) :].removeprefix(".")

@@ -24,6 +24,7 @@ from paramctl.source import Source
 class Slot(NamedTuple):
     """An item of a container: a value, and before it, in a dict, its key."""
 
+    node: Node  # the container
     step: Step
     at: int  # of the key, or of the value where there is no key
     width: int  # 2 in a dict, 1 in a list
@@ -141,17 +142,16 @@ class Places:
         return found
 
     def pairs(self, node: Node) -> Iterator[tuple[Any, Slot]]:
-        """The items of a dict; and of one that it was made of, as a Counter is."""
-        arguments = node.parts[1] if node.op == b"R" else None
-        for part in arguments.parts if isinstance(arguments, Node) else ():
-            if isinstance(part, Node) and part.op == b"}":
-                yield from self.pairs(part)
-        yield from zip(self.values.keys.get(node, ()), _each(node, b"su", 2), strict=True)
+        """The keys and items of a dict."""
+        for part in (*_given(node, b"}"), node):
+            yield from zip(self.values.keys.get(part, ()), _each(part, b"su", 2), strict=True)
 
     def items(self, node: Node) -> Iterator[Slot]:
         """All that a container holds."""
-        yield from (slot for _, slot in self.pairs(node))
-        yield from _each(node, b"ae\x90", 1)
+        for part in (*_given(node, b"}"), node):
+            yield from _each(part, b"su", 2)
+        for part in (*_given(node, b"]"), node):
+            yield from _each(part, b"ae\x90", 1)
 
     def node_of(self, value: Any) -> Node | None:
         """What makes a container."""
@@ -160,18 +160,28 @@ class Places:
 
 def take(slots: Iterable[Slot]) -> None:
     """Take items out of their containers."""
-    gone: dict[int, tuple[Step, set[int]]] = {}
-    for step, at, width in slots:
-        gone.setdefault(id(step), (step, set()))[1].update(range(at, at + width))
-    for step, positions in gone.values():
+    gone: dict[int, tuple[Slot, set[int]]] = {}
+    for slot in slots:
+        gone.setdefault(id(slot.step), (slot, set()))[1].update(range(slot.at, slot.at + slot.width))
+    for (node, step, _, _), positions in gone.values():
         step.items[:] = [part for at, part in enumerate(step.items) if at not in positions]
+        if not step.items:
+            node.steps.remove(step)
+
+
+def _given(node: Node, op: bytes) -> Iterator[Node]:
+    """The containers of which a call makes another, as it does a Counter of a dict, and a set of a list."""
+    arguments = node.parts[1] if node.op == b"R" else None
+    for part in arguments.parts if isinstance(arguments, Node) else ():
+        if isinstance(part, Node) and part.op == op:
+            yield part
 
 
 def _each(node: Node, ops: bytes, width: int) -> Iterator[Slot]:
     for step in node.steps:
         if step.op in ops:
             for at in range(0, len(step.items), width):
-                yield Slot(step, at, width)
+                yield Slot(node, step, at, width)
 
 
 def _storage(note: StorageNote, _: str) -> Storage:

@@ -11,6 +11,7 @@ from paramctl.formats import pickle_metadata
 from paramctl.formats.notes import Dict, StandIn, TensorNote
 from paramctl.formats.pickle_nodes import Maker, Node
 from paramctl.formats.pickle_places import Places, Slot, take
+from paramctl.formats.pickle_values import global_of
 
 
 def remove(places: Places, maker: Maker, paths: Iterable[str]) -> None:
@@ -70,8 +71,8 @@ def _whole(places: Places, index: int, gone: Collection[int]) -> list[int]:
 
 def _is_tensor(node: Node | None) -> bool:
     """Whether a stand-in is a tensor that torch saves as several: its parts go with it."""
-    function = node.parts[0] if node is not None and node.op == b"R" else None
-    return isinstance(function, Node) and function.op.startswith(b"ctorch.") and b"\n_rebuild" in function.op
+    function = global_of(node.parts[0]) if node is not None and node.op == b"R" else ""
+    return function.startswith("torch.") and "._rebuild" in function
 
 
 def _check_shared(places: Places, taken: Iterable[int], gone: Collection[int]) -> None:

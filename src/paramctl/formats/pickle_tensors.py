@@ -29,26 +29,26 @@ from paramctl.formats.pickle_nodes import (
     whole,
 )
 from paramctl.formats.pickle_places import Places
-from paramctl.formats.pickle_values import constant
+from paramctl.formats.pickle_values import global_of, plain
 from paramctl.formats.torch_pickle import STORAGE_CLASSES, Layout, geometry, holds, ordered, rebuild
 
 _TENSORS = {  # functions that make a tensor of a storage: how many arguments come before what only some have
-    b"ctorch._utils\n_rebuild_tensor\n": 4,
-    b"ctorch._utils\n_rebuild_tensor_v2\n": 6,
-    b"ctorch._utils\n_rebuild_tensor_v3\n": 7,
-    b"ctorch._utils\n_rebuild_qtensor\n": 7,
+    "torch._utils._rebuild_tensor": 4,
+    "torch._utils._rebuild_tensor_v2": 6,
+    "torch._utils._rebuild_tensor_v3": 7,
+    "torch._utils._rebuild_qtensor": 7,
 }
-_FROM_TYPE = (b"ctorch._tensor\n_rebuild_from_type_v2\n", b"ctorch._tensor\n_rebuild_from_type\n")
-_PARAMETER = (b"ctorch._utils\n_rebuild_parameter\n", b"ctorch._utils\n_rebuild_parameter_with_state\n")
-_QUANTIZED = b"ctorch._utils\n_rebuild_qtensor\n"
-_UNTYPED = b"UntypedStorage\n"
+_QUANTIZED = "torch._utils._rebuild_qtensor"
+_FROM_TYPE = ("torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type")
+_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+_UNTYPED = ".UntypedStorage"
 
 
 class _Pid(NamedTuple):
     """A persistent id that names a storage: `("storage", class, key, location, numel)`."""
 
     kind: Part
-    cls: Node
+    cls: Part
     key: str
     location: Part
     numel: Part
@@ -123,13 +123,14 @@ def _part(places: Places, origin: Node, edits: Mapping[int, _Edit]) -> None:
 def _another(value: Part, origin: Node, edit: _Edit) -> Node:
     """The tensor, or the parameter of it, as one of its own."""
     function, arguments = _call(value)
-    if value is origin and isinstance(function, Node) and function.op in _TENSORS:
+    name = global_of(function)
+    if value is origin and name in _TENSORS:
         made, given = _rebuilt(origin, edit)
         parts = list(_parts(given))
         if len(parts) > 5:
-            parts[-1 if function.op == _QUANTIZED else 5] = ordered(edit.maker)
+            parts[6 if name == _QUANTIZED else 5] = ordered(edit.maker)
         return called(_again(made), tuple_of([_again(part) for part in parts]))
-    if isinstance(function, Node) and function.op in _PARAMETER and len(arguments) > 2:
+    if name in _PARAMETER and len(arguments) > 2:
         data, requires_grad, _, *more = arguments
         inner = [_another(data, origin, edit), requires_grad, ordered(edit.maker), *map(_again, more)]
         return called(_again(function), tuple_of(inner))
@@ -140,27 +141,27 @@ def _again(part: Part) -> Part:
     return shared(part) if isinstance(part, Node) and part.op != b"Q" else part
 
 
-def _rebuilt(node: Node, edit: _Edit) -> tuple[Node, Part]:
+def _rebuilt(node: Node, edit: _Edit) -> tuple[Part, Part]:
     """What the call that makes a tensor calls, and with what, so that it has the new layout."""
     function, arguments = _call(node)
-    if isinstance(function, Node) and function.op in _FROM_TYPE and len(arguments) == 4:
+    if global_of(function) in _FROM_TYPE and len(arguments) == 4:
         inner, cls, given, state = arguments
         made, with_these = _retyped(inner, _parts(given), edit)
         return function, tuple_of([made, cls, with_these, state])
     return _retyped(function, arguments, edit)
 
 
-def _retyped(function: Part, arguments: tuple[Part, ...], edit: _Edit) -> tuple[Node, Part]:
+def _retyped(function: Part, arguments: tuple[Part, ...], edit: _Edit) -> tuple[Part, Part]:
     pid = _pid(arguments[0]) if arguments else None
-    known = _TENSORS.get(function.op) if isinstance(function, Node) else None
-    if known is None or pid is None or len(arguments) < known or not isinstance(function, Node):
+    known = _TENSORS.get(global_of(function))
+    if known is None or pid is None or len(arguments) < known:
         raise edit.refusal("is made in a way that cannot be given other values")
     at = edit.layout
     if at.dtype == edit.dtype:
-        of_bytes = pid.cls.op.endswith(_UNTYPED)
+        of_bytes = global_of(pid.cls).endswith(_UNTYPED)
         numel = at.nbytes if of_bytes else at.nbytes // at.dtype.block_nbytes
         return function, tuple_of([_named(pid, at.key, numel), *geometry(at), *arguments[4:]])
-    if function.op == _QUANTIZED or not holds(at.dtype):
+    if global_of(function) == _QUANTIZED or not holds(at.dtype):
         raise edit.refusal(f"is {edit.dtype}, and cannot become {at.dtype}")
     is_classed = at.dtype.name in STORAGE_CLASSES
     hooks = arguments[5] if known > 5 else ordered(edit.maker)
@@ -192,13 +193,13 @@ def storages(root: Part, most: int) -> Iterator[tuple[Node, str]]:
                 yield node, pid.key
 
 
-def classes(root: Part, most: int) -> dict[str, set[bytes]]:
+def classes(root: Part, most: int) -> dict[str, set[str]]:
     """The classes by which each storage is named; `torch.load` believes the first."""
-    found: dict[str, set[bytes]] = defaultdict(set)
+    found: dict[str, set[str]] = defaultdict(set)
     for node, key in storages(root, most):
         pid = _pid(node)
         if pid is not None:
-            found[key].add(pid.cls.op)
+            found[key].add(global_of(pid.cls))
     return found
 
 
@@ -226,13 +227,5 @@ def _pid(node: Part) -> _Pid | None:
     if len(said) != 5:
         return None
     kind, cls, key, location, numel = said
-    name = _value(key)
-    return (
-        _Pid(kind, cls, str(name), location, numel) if isinstance(cls, Node) and isinstance(name, (str, int)) else None
-    )
-
-
-def _value(part: Part) -> object:
-    if isinstance(part, Node):
-        return constant(part.op) if not part.parts and part.op[:1] not in b"c]}\x8f" else None
-    return constant(part)
+    name = plain(key)
+    return _Pid(kind, cls, str(name), location, numel) if isinstance(name, (str, int)) else None

@@ -36,6 +36,22 @@ def constant(op: bytes) -> Any:
     return pickle.loads(op + b".", encoding="utf-8", errors="surrogateescape")
 
 
+def plain(part: Part) -> Any:
+    """The value of a part that is no more than a constant, kept or not; None of any other."""
+    if isinstance(part, Node):
+        return None if part.parts or part.steps or part.op[:1] in b"c]}\x8f(" else constant(part.op)
+    return constant(part)
+
+
+def global_of(part: Part) -> str:
+    """The name of a global, "torch._utils._rebuild_tensor_v2"; "" of what is none."""
+    if isinstance(part, Node) and part.op[:1] == b"c":
+        return ".".join(_global(part.op))
+    if isinstance(part, Node) and part.op == b"\x93":
+        return ".".join(str(plain(word)) for word in part.parts)
+    return ""
+
+
 def evaluate(root: Part, name: str, *, most: int) -> Values:
     """What the nodes stand for.
 
@@ -132,7 +148,7 @@ class _Machine:
         cls, arguments = (parts[0], parts[1:]) if op == b"o" else (self.table.find_class(*_global(op)), parts)
         if arguments or not isinstance(cls, type) or "__getinitargs__" in vars(cls):
             return cls(*arguments)
-        return cls.__new__(cls)
+        return _new(cls)
 
     def parts(self, node: Node) -> list[Any]:
         """What the node takes from the stack."""
