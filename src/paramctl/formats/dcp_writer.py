@@ -36,7 +36,8 @@ from paramctl.formats.pickle_nodes import (
 from paramctl.formats.pour import Pourer
 from paramctl.formats.torch_pickle import tensor_pickle
 from paramctl.formats.torch_zip_writer import Fresh
-from paramctl.outline import Blob, Entry, Outline
+from paramctl.outline import Entry, Outline
+from paramctl.storages import Blob
 
 DTYPES = state_dict_writer.DTYPES
 cannot_name = state_dict_writer.cannot_name

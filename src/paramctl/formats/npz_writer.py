@@ -13,7 +13,8 @@ from typing import IO
 
 from paramctl.formats.npy import CODES, MAGIC
 from paramctl.formats.pour import Pourer
-from paramctl.outline import Blob, Entry, Outline
+from paramctl.outline import Entry, Outline
+from paramctl.storages import Blob
 
 _CODES = {name: code for code, name in CODES.items() if not code.startswith("V")}
 DTYPES = frozenset(_CODES)

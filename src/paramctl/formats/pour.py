@@ -17,7 +17,7 @@ from paramctl.checkpoint import Param
 from paramctl.contents import Window
 from paramctl.errors import MissingLibraryError
 from paramctl.formats import whole
-from paramctl.outline import Blob
+from paramctl.storages import Blob
 
 CASTING = "paramctl.values.casting"
 PIECE_NBYTES = 1 << 20

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from paramctl import modules
+from paramctl import modules, storages
 from paramctl import outline as outlines
 from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage
 from paramctl.contents import Window
@@ -137,7 +137,7 @@ def write(checkpoint: Checkpoint, target: str) -> None:
         FileError: it cannot be written.
     """
     made = outlines.outline(checkpoint)
-    nbytes = sum(blob.nbytes for blob in outlines.laid_out(made)[0])
+    nbytes = sum(blob.nbytes for blob in storages.laid_out(made)[0])
     if Path(target).suffix.lower() == ".safetensors":
         with whole.replacing(target, nbytes=nbytes) as file, Window() as window:
             safetensors_writer.write(outlines.with_metadata(made, {"format": "pt"}), file, Pourer(window))

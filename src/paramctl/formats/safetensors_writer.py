@@ -18,7 +18,8 @@ from paramctl import outline as outlines
 from paramctl.errors import ParamctlError
 from paramctl.formats.pour import Pourer, Sink
 from paramctl.formats.safetensors_file import CODES, MOST_HEADER_NBYTES
-from paramctl.outline import Blob, Entry, Outline
+from paramctl.outline import Entry, Outline
+from paramctl.storages import Blob
 
 DTYPES = frozenset(CODES.values())
 _CODES = {name: code for code, name in CODES.items()}

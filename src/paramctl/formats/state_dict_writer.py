@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import IO
 
-from paramctl import outline as outlines
+from paramctl import storages
 from paramctl.checkpoint import Param, Storage
 from paramctl.formats import torch_zip_writer
 from paramctl.formats.pour import Pourer
@@ -23,9 +23,9 @@ def cannot_name(name: str) -> bool:
 
 def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
     """Write the tensors of an outline by their names, and its metadata in a member of its own."""
-    blobs, placed = outlines.laid_out(made)
-    storages = [Storage(str(number), blob.nbytes) for number, blob in enumerate(blobs)]
-    params = [Param(one.name, one.dtype, one.shape, one.stride, storages[one.blob], one.offset) for one in placed]
+    blobs, placed = storages.laid_out(made)
+    held = [Storage(str(number), blob.nbytes) for number, blob in enumerate(blobs)]
+    params = [Param(one.name, one.dtype, one.shape, one.stride, held[one.blob], one.offset) for one in placed]
     state = state_dict_pickle(params)
     fresh = (Fresh(key, storage.nbytes, pourer.pieces(blobs[int(storage.key)])) for key, storage in state.storages)
     torch_zip_writer.write(file, state.pickled, fresh, metadata=made.metadata)

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from paramctl import outline as outlines
+from paramctl import storages
 from paramctl.errors import FileError
 from paramctl.formats import torch_zip_edit, whole
 from paramctl.formats.pour import Pourer
 from paramctl.formats.torch_pickle import Layout
 from paramctl.formats.torch_zip_writer import Fresh
-from paramctl.outline import Blob, Entry, Outline, Placed
+from paramctl.outline import Entry, Outline
 from paramctl.source import Reader
+from paramctl.storages import Blob, Placed
 
 
 def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
@@ -58,7 +59,7 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
 
 def _changed(made: Outline) -> Iterator[tuple[Entry, Layout, Blob | None]]:
     """The tensors that are to lie elsewhere than they do, where, and what of, if that is no storage that is there."""
-    blobs, placed = outlines.laid_out(made)
+    blobs, placed = storages.laid_out(made)
     on: dict[int, list[Entry]] = {}
     for entry, one in zip(made.entries, placed, strict=True):
         on.setdefault(one.blob, []).append(entry)

@@ -12,7 +12,7 @@ from paramctl.checkpoint import Checkpoint
 from paramctl.contents import Window
 from paramctl.errors import ParamctlError, shortened
 from paramctl.formats import convert as writing
-from paramctl.formats import edit
+from paramctl.formats import edit, fitting
 from paramctl.formats.convert import Options
 from paramctl.formats.targets import Target
 from paramctl.outline import Outline
@@ -165,7 +165,7 @@ def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps:
     made = made._replace(is_compact=steps.contiguous, shard_nbytes=steps.shard_nbytes, is_split=steps.split)
     if steps.shard_nbytes and target.name != "sharded":
         raise ParamctlError(f"--shard makes a folder of safetensors, and OUT is {target.name}", hint="name a folder")
-    return Conversion(writing.fitted(made, target), target)
+    return Conversion(fitting.fitted(made, target), target)
 
 
 def _dropped(made: Outline, pattern: str) -> Outline:

@@ -7,10 +7,12 @@ from paramctl.checkpoint import Checkpoint
 from paramctl.contents import Window
 from paramctl.errors import ParamctlError, SelectError, shortened
 from paramctl.formats import convert as writing
+from paramctl.formats import fitting
 from paramctl.formats.targets import TARGETS, Target
 from paramctl.ops.convert import Conversion
-from paramctl.outline import Blob, Entry, Outline
+from paramctl.outline import Entry, Outline
 from paramctl.select import Selection, select
+from paramctl.storages import Blob
 
 
 def tie(checkpoint: Checkpoint, selection: Selection, *, keep: str = "", at: str = "") -> Conversion:
@@ -29,7 +31,7 @@ def tie(checkpoint: Checkpoint, selection: Selection, *, keep: str = "", at: str
     made = outlines.tied(before, names, winner=winner)
     if not keep:
         _refuse_unequal(before, names)
-    return Conversion(writing.fitted(made, target), target, is_edit=True)
+    return Conversion(fitting.fitted(made, target), target, is_edit=True)
 
 
 def untie(checkpoint: Checkpoint, selection: Selection, *, at: str = "") -> Conversion:
@@ -41,7 +43,7 @@ def untie(checkpoint: Checkpoint, selection: Selection, *, at: str = "") -> Conv
     """
     target = _target(checkpoint)
     made = outlines.untied(outlines.outline(checkpoint, at=at), [param.name for param in selection.chosen])
-    return Conversion(writing.fitted(made, target), target, is_edit=True)
+    return Conversion(fitting.fitted(made, target), target, is_edit=True)
 
 
 def _target(checkpoint: Checkpoint) -> Target:
