@@ -132,7 +132,7 @@ def _places(words: list[str], chosen: Chosen, ways: Ways) -> tuple[list[Source],
         if len(words) != 1:
             raise ParamctlError(f"--in-place takes one model, and here are {len(words)}")
         source = resolve(words[0], arguments=chosen.arg or ())
-        if source.kind == "definition" or str(source.path).startswith("/dev/"):
+        if source.kind != "file" or str(source.path).startswith("/dev/"):
             raise ParamctlError(f"{shortened(source.name)}: --in-place, and it is no file", hint="name an OUT")
         return [source], words[0]
     if ways.merge and len(words) < 3 and not ways.dry_run:

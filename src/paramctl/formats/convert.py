@@ -13,7 +13,7 @@ from paramctl import outline as outlines
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
-from paramctl.errors import FileError, shortened
+from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import fitting, pour, whole
 from paramctl.formats.targets import Target
 from paramctl.outline import Outline
@@ -57,7 +57,10 @@ def write(
 
     Raises:
         FileError: it cannot be written; what was there is as it was.
+        ParamctlError: a folder, and `out` is standard output.
     """
+    if out == whole.STDOUT and (target.is_folder or made.is_split):
+        raise ParamctlError("a folder cannot be written to standard output", hint="name one")
     with Window(tell) as window:
         pourer = pour.Pourer(window)
         if made.is_split:
