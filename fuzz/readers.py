@@ -195,6 +195,49 @@ def _calls_target() -> Target:
     return look
 
 
+def _document_target() -> Target:
+    """A pickle as a document has the reader's names, stays the same when it is written, and can be edited."""
+    from paramctl.checkpoint import Storage, branches  # noqa: PLC0415
+    from paramctl.errors import ParamctlError  # noqa: PLC0415
+    from paramctl.formats import objects, unpickle  # noqa: PLC0415
+    from paramctl.formats.pickle_document import Document  # noqa: PLC0415
+    from paramctl.source import Source  # noqa: PLC0415
+
+    def read(data: bytes) -> dict[str, Any]:
+        tree = unpickle.load(data, "m")
+        source = Source("m", "file", Path("m"))
+        storage = lambda note, _: Storage(note.key, note.nbytes)  # noqa: E731
+        found = objects.checkpoint(tree, source, "", storage, budget=1_000_000 + 100 * len(data))
+        return {name: (param.shape, param.stride, param.dtype.name) for name, param in found.params.items()}
+
+    def look(_: Path, data: bytes) -> None:
+        expected = read(data)
+        try:
+            document = Document(data, "m")
+        except ParamctlError as error:
+            if "again" in error.what:  # it is of a kind that is not written
+                raise
+            raise ValueError("a pickle that can be read, and is no document") from error
+        names = list(document.tensors)
+        again = document.dump()
+        if expected != read(again) or list(expected) != names or Document(again, "m").dump() != again:
+            raise ValueError("a pickle that is another when it is written again")
+        edits: list[Callable[[], object]] = [
+            lambda: document.rename({name: f"{name}x" for name in names[::2]}),
+            lambda: document.drop(list(document.tensors)[::3]),
+            lambda: document.at(branches(document.tensors)[0]),
+            lambda: document.keep(list(document.tensors)[:2]),
+        ]
+        for edit in edits if len(names) > 1 else ():
+            try:
+                edit()
+            except (ParamctlError, IndexError) as error:
+                _checked(error)
+        read(document.dump())
+
+    return look
+
+
 def _check_target() -> Target:
     from paramctl import source  # noqa: PLC0415
     from paramctl.ops.check import check  # noqa: PLC0415
@@ -249,6 +292,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "assign": lambda: _text_target("assign"),
     "init": _init_target,
     "calls": _calls_target,
+    "document": _document_target,
     "check": _check_target,
     "check-file": _check_target,
 }

@@ -404,6 +404,7 @@ READERS: dict[str, Reader] = {
     "check": Reader("zip", lambda: [*_pickles(), *_scripts()], _pickle_words),
     "check-file": Reader("file", _files, lambda: (*_ZIP, *_JSON)),
     "calls": Reader("file", lambda: _whole(*(next(iter(p.values())) for p in _pickles())), _pickle_words),
+    "document": Reader("file", lambda: _whole(*(next(iter(p.values())) for p in _pickles())), _pickle_words),
     "select": Reader("file", lambda: _texts(_PATTERNS), lambda: _GRAMMAR),
     "assign": Reader("file", lambda: _texts(_ASSIGNMENTS), lambda: _GRAMMAR),
     "init": Reader("file", lambda: _texts(_SCHEMES), lambda: _GRAMMAR),

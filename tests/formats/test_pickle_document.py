@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -12,9 +13,15 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_tensor_kinds import KINDS
 from torch import nn
 
+from paramctl.errors import FileError
+from paramctl.formats.pickle_document import Document
+from paramctl.formats.pickle_nodes import dump
+from paramctl.formats.pickle_parse import parse
 from property.test_reading_modules import MODULES
 from torch_files import assert_written_again
 
@@ -136,3 +143,115 @@ def test_what_torch_saves_is_written_again(make: Any, pickler: Any, protocol: in
     """A file that is read and written is the same file: its bytes below protocol 4, else its opcodes and objects."""
     torch.manual_seed(0)
     assert_written_again(make(), tmp_path / "m.pt", protocol, pickler)
+
+
+# ----------------------------------------------------------------------------- what no pickler of torch's writes
+
+FOREIGN = b"cnobody\nbrings\n"
+AGAIN: dict[str, tuple[bytes, bytes]] = {  # a pickle, and how it is written
+    "a call whose result is dropped": (b"N" + FOREIGN + b")R0.", b"N" + FOREIGN + b")R0."),
+    "two calls dropped at once": (b"N(" + FOREIGN + b")R" + FOREIGN + b"K\x01\x85R1.", b"N" + FOREIGN + b")R0" + FOREIGN + b"K\x01\x85R0."),
+    "a constant that is dropped": (b"NK\x010.", b"N."),
+    "a value used twice": (b"]2\x86.", b"]q\0h\0\x86."),
+    "text used twice": (b"X\1\0\0\0a2\x86.", b"X\1\0\0\0aq\0h\0\x86."),
+    "INST": (b"(K\x01inobody\nbrings\n.", b"(K\x01inobody\nbrings\n."),
+    "OBJ": (b"(" + FOREIGN + b"K\x01o.", b"(" + FOREIGN + b"K\x01o."),
+    "NEWOBJ_EX, BUILD and its pair": (
+        FOREIGN + b"K\x01\x85}X\1\0\0\0kK\2s\x92N}\x86b.", FOREIGN + b"K\x01\x85}X\1\0\0\0kK\2s\x92N}\x86b.",
+    ),
+    "a state for a class": (FOREIGN + b"}X\1\0\0\0aK\1sb.", FOREIGN + b"}X\1\0\0\0aK\1sb."),
+    "a memo with gaps": (b"]q\x07K\1ah\x07\x86.", b"]q\0K\1ah\0\x86."),
+    "a state given by another way": (FOREIGN + b")\x81q\0h\0}b0.", FOREIGN + b")\x81q\0}b."),
+    "put twice": (b"]q\x07q\x08K\1a\x85.", b"]q\0K\1a\x85."),
+    "text of protocol 0": (b"(I01\nI5\nL7L\nF1.5\nS'a'\nVb\ntp0\n.", b"(I01\nI5\nL7L\nF1.5\nS'a'\nVb\ntq\0."),
+    "a list that is filled after it was seen": (b"(]q\0" + FOREIGN + b"h\0\x85Rh\0K\1at.", b"refused"),
+    "a call that leaves nothing": (FOREIGN + b")R0N.", b"refused"),
+    "a call left behind": (FOREIGN + b")RN.", b"refused"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("pickled", "expected"), AGAIN.values(), ids=AGAIN.keys())
+def test_odd_pickles_are_written_so_that_they_do_the_same(pickled: bytes, expected: bytes):
+    """What a pickle does, it does again in that order; where it cannot be written so, it is refused."""
+    if expected == b"refused":
+        with pytest.raises(FileError) as error:
+            parse(pickled, "m.pt")
+        assert (
+            str(error.value) == "error: m.pt: the pickle does things in an order in which they cannot be written again"
+        )
+        return
+    root, protocol, most = parse(pickled, "m.pt")
+    assert dump(root, protocol=protocol, most=most) == expected
+
+
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "the pickle ends without its STOP, after 0 bytes\n\nhint: the file is cut short or damaged"),
+    "nothing on the stack": (b".", "the pickle is damaged at byte 0"),
+    "no mark": (b"Nt.", "the pickle is damaged at byte 2"),
+    "nothing kept": (b"h\x01.", "the pickle is damaged at byte 2"),
+    "too few": (b"N\x86.", "the pickle is damaged at byte 2"),
+    "an append to a constant": (b"NNa.", "the pickle is damaged at byte 3"),
+    "an odd number of items": (b"}(Nu.", "the pickle is damaged at byte 4"),
+    "an extension": (b"\x82\x01.", "the pickle uses an extension code at byte 0"),
+    "a call of text": (b"X\1\0\0\0a)R.", "the pickle is damaged: 'str' object is not callable"),
+    "a tuple of tuples": (None, "the pickle: its tuples hold themselves so often that they cannot be written again"),
+}  # fmt: skip
+
+
+def multiplying(lists: int) -> bytes:
+    """A tuple of lists that each hold it: written anew, the tuple is begun in each list, with all the lists before."""
+    made = b"".join(b"]r" + struct.pack("<I", i) for i in range(lists))
+    tuple_ = b"j" + struct.pack("<I", lists)
+    filled = b"".join(b"j" + struct.pack("<I", i) + tuple_ + b"a0" for i in range(lists))
+    return b"(" + made + b"tr" + struct.pack("<I", lists) + filled + b"."
+
+
+@pytest.mark.parametrize(("pickled", "said"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_what_is_damaged_is_said(pickled: bytes | None, said: str):
+    """A damaged pickle, and one that would multiply as it is written, are errors of one line."""
+    with pytest.raises(FileError) as error:
+        Document(multiplying(20_000) if pickled is None else pickled, "m.pt")
+    assert str(error.value) == f"error: m.pt: {said}"
+
+
+def test_a_tuple_whose_lists_hold_it_is_written():
+    """So is what holds itself through several of its parts, each begun within the others."""
+    value: Any = ([], {}, [], [])
+    value[0].append(value)
+    value[1]["a"] = value[2].append(value) or value[3]
+    value[3].extend([value, value[0]])
+    pickled = pickle.dumps(value, 2)
+    root, protocol, most = parse(pickled, "m.pt")
+    assert dump(root, protocol=protocol, most=most) == pickled
+
+
+def test_depth_costs_no_stack():
+    """A hundred thousand lists within lists are read and written."""
+    pickled = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    root, protocol, most = parse(pickled, "m.pt")
+    assert dump(root, protocol=protocol, most=most) == pickled
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
+        lambda inner: (
+            st.lists(inner)
+            | st.lists(inner).map(tuple)
+            | st.dictionaries(st.text(), inner)
+            | st.frozensets(st.integers())
+            | st.sets(st.text())
+            | inner.map(lambda item: [item, item])
+        ),
+    ),
+    protocol=st.integers(1, 5),
+)
+def test_any_value_of_python(value: Any, protocol: int):
+    """Any plain value is the same, and of the same types, after it was read and written, by every protocol above 0."""
+    root, said, most = parse(pickle.dumps(value, protocol), "m.pt")
+    assert said == (protocol if protocol > 1 else 0)
+    again = dump(root, protocol=said, most=most)
+    assert pickle.dumps(pickle.loads(again), protocol) == pickle.dumps(
+        pickle.loads(pickle.dumps(value, protocol)), protocol
+    )

@@ -140,7 +140,7 @@ def dump(root: Part, *, protocol: int = 2, most: int = 1 << 62) -> bytes:
                 piece += _put(kept, protocol)
                 kept += 1
         elif do is Do.GET:
-            piece = _get(what, protocol)
+            piece = _get(what)
         elif do is Do.STEP:
             piece = what[1].op
         else:
@@ -152,14 +152,10 @@ def dump(root: Part, *, protocol: int = 2, most: int = 1 << 62) -> bytes:
 def _put(index: int, protocol: int) -> bytes:
     if protocol >= 4:
         return b"\x94"
-    if protocol == 0:
-        return b"p%d\n" % index
     return b"q" + bytes([index]) if index < 256 else b"r" + struct.pack("<I", index)
 
 
-def _get(index: int, protocol: int) -> bytes:
-    if protocol == 0:
-        return b"g%d\n" % index
+def _get(index: int) -> bytes:
     return b"h" + bytes([index]) if index < 256 else b"j" + struct.pack("<I", index)
 
 

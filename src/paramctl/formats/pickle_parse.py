@@ -59,7 +59,7 @@ def parse(data: bytes, name: str) -> Parsed:
     finally:
         if collects:
             gc.enable()
-    most = _FREE_STEPS + 4 * end
+    most = _FREE_STEPS + 2 * machine.opcodes
     try:
         same = not machine.is_odd or _is_in_order(program(root, most), machine.events)
     except ParamctlError as error:
@@ -88,6 +88,7 @@ class _Machine:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
+        self.opcodes = 0
         self.protocol = 0
         self.stack: list[Part] = []
         self.outer: list[list[Part]] = []
@@ -112,6 +113,7 @@ class _Machine:
         data, table, stop = self.data, self.table, ord(".")
         while (code := data[self.at]) != stop:
             table[code](code)
+            self.opcodes += 1
         if self.outer or len(self.stack) > 1:
             self.is_odd = True
         return self.stack[-1]

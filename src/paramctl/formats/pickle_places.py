@@ -49,7 +49,7 @@ class Places:
 
     def __init__(self, parsed: Parsed, name: str, *, nbytes: int) -> None:
         self.name = name
-        self.values: Values = evaluate(parsed.root, name, most=parsed.most)
+        self.values: Values = evaluate(parsed.root, name, most=parsed.most, nbytes=nbytes)
         found: list[Entry] = []
         objects.checkpoint(
             self.values.tree, Source(name, "file", Path(name)), "", _storage, budget=1_000_000 + 100 * nbytes,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from paramctl.checkpoint import branches
 from paramctl.errors import FileError, nearest, shortened
 from paramctl.formats import pickle_metadata
-from paramctl.formats.notes import Dict, TensorNote
+from paramctl.formats.notes import Dict, Set, TensorNote
 from paramctl.formats.objects import is_module
 from paramctl.formats.pickle_nodes import Maker, Node, Part, Step, whole
 from paramctl.formats.pickle_places import Places, Slot, take
@@ -204,7 +204,7 @@ def _rename_buffer(places: Places, maker: Maker, move: _Move) -> None:
     module = places.parent(move.entry)
     names = module.state.get("_non_persistent_buffers_set") if is_module(module) else None
     node = places.node_of(names)
-    for name, slot in zip(names or (), places.items(node) if node else (), strict=False):
+    for name, slot in zip(names, places.items(node), strict=False) if node and isinstance(names, Set) else ():
         if name == places.entries[move.entry].key:
             slot.put(maker.text(move.key))
 

@@ -52,18 +52,19 @@ def global_of(part: Part) -> str:
     return ""
 
 
-def evaluate(root: Part, name: str, *, most: int) -> Values:
+def evaluate(root: Part, name: str, *, most: int, nbytes: int) -> Values:
     """What the nodes stand for.
 
     Args:
         root: of a pickle.
         name: of its file, for errors.
         most: what `parse` gave.
+        nbytes: of the pickle.
 
     Raises:
         FileError: the pickle is damaged, or builds a tensor that cannot be.
     """
-    machine = _Machine(most)
+    machine = _Machine(nbytes)
     try:
         tree = machine.run(root, most)
     except DAMAGED as error:
@@ -73,8 +74,8 @@ def evaluate(root: Part, name: str, *, most: int) -> Values:
 
 
 class _Machine:
-    def __init__(self, most: int) -> None:
-        self.table = Table(most)
+    def __init__(self, nbytes: int) -> None:
+        self.table = Table(nbytes)
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: list[Any] = []
@@ -141,7 +142,7 @@ class _Machine:
     def call(self, op: bytes, parts: list[Any]) -> Any:
         if op == b"R":
             function, arguments = parts
-            return function(*arguments) if type(arguments) is tuple else _refuse("arguments that are no tuple")
+            return function(*arguments) if isinstance(arguments, tuple) else _refuse("arguments that are no tuple")
         if op in b"\x81\x92":
             new, arguments, *keywords = parts
             return _new(new, *arguments, **(keywords[0] if keywords else {}))
