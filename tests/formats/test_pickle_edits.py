@@ -512,3 +512,11 @@ def test_names_are_those_of_the_reader(tmp_path: Path):
         assert [(n.shape, n.stride, n.offset, n.dtype, n.kind) for n in notes.values()] == [
             (p.shape, p.stride, p.storage_offset, p.dtype, p.kind) for p in found.values()
         ]
+
+
+def test_new_keys_are_nobodys(tmp_path: Path):
+    """Keys for new storages are the numbers behind those that there are, each once."""
+    torch.save([t(i) for i in range(11)], tmp_path / "m.pt")
+    seen: list[str] = []
+    rewritten(tmp_path / "m.pt", lambda document: seen.extend(document.new_key() for _ in range(3)))
+    assert seen == ["11", "12", "13"]

@@ -9,16 +9,17 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.serialization import skip_data
-from torch_files import read, saved, written
 
 from paramctl import source
 from paramctl.errors import ParamctlError
 from paramctl.formats import torch_zip_writer, whole
 from paramctl.formats.torch_zip_writer import Fresh, kept, write
 from paramctl.source import Reader
+from torch_files import read, saved, written
 
 ID = "archive/.data/serialization_id"
 
@@ -135,6 +136,15 @@ def test_a_storage_is_as_long_as_was_said(given: int):
     with pytest.raises(ParamctlError) as error:
         write(io.BytesIO(), b".", [Fresh("0", 4, (bytes(given),))])
     assert str(error.value) == f"error: archive/data/0: {given} bytes were to be had, and not 4"
+
+
+def test_chunks_are_whatever_has_bytes():
+    """Chunks can be arrays of any dtype and shape, empty ones too."""
+    chunks = [np.arange(6, dtype=np.int16).reshape(2, 3), np.empty((0, 3)), b"", bytearray(b"ab"), memoryview(b"c")]
+    file = io.BytesIO()
+    write(file, b".", [Fresh("0", 15, chunks)])
+    found = zipfile.ZipFile(file).read("archive/data/0")
+    assert found == np.arange(6, dtype=np.int16).tobytes() + b"abc"
 
 
 def test_the_same_gives_the_same_bytes_and_other_values_another_id():

@@ -6,6 +6,7 @@ holds itself. What cannot be done without changing something that was not named 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from paramctl.errors import FileError, shortened
@@ -16,6 +17,7 @@ from paramctl.formats.pickle_parse import parse
 from paramctl.formats.pickle_places import Places
 from paramctl.formats.torch_pickle import Layout, tensor
 
+_NUMBER = re.compile(r"[0-9]{1,15}")
 _MORE_STEPS = 200  # that one more tensor may take to write
 
 
@@ -39,6 +41,7 @@ class Document:
         self._places: Places | None = None
         self.stored = frozenset(self.places.values.storages)
         """The keys of the storages that it named before any edit."""
+        self._next_key = 1 + max((int(key) for key in self.stored if _NUMBER.fullmatch(key)), default=-1)
 
     @property
     def places(self) -> Places:
@@ -140,6 +143,11 @@ class Document:
     def storages(self) -> list[str]:
         """The keys of all storages, in the order in which `torch.load` comes to them: that of an archive's members."""
         return list(dict.fromkeys(key for _, key in pickle_tensors.storages(self._parsed.root, self._parsed.most)))
+
+    def new_key(self) -> str:
+        """A key that no storage has, another one each time: the next number, as torch gives them."""
+        self._next_key += 1
+        return str(self._next_key - 1)
 
     def begin_with_zero(self) -> dict[str, str]:
         """Give the first storage the key "0", as `torch.load` expects it; all keys as they are now, by the former."""

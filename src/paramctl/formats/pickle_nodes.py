@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from enum import IntEnum
 from typing import Any, NamedTuple, Union
 
 from paramctl.errors import ParamctlError
 
 UNKEPT, KEPT, SHARED = 0, 1, 2  # a node outside the memo; in the memo; and referred to from more than one place
 BATCH = 1000  # items that a pickler puts into a container at once
-MARKED = frozenset((b"t", b"l", b"d", b"o", b"\x91"))  # opcodes that take all down to a mark; and so does INST
+_MARKED = frozenset(b"tldoi\x91")  # opcodes that take all down to a mark
 _MARKED_STEPS = frozenset((b"e", b"u", b"\x90"))
 NONE, TRUE, FALSE, EMPTY_TUPLE = b"N", b"\x88", b"\x89", b")"
 _SIZED = {1: b"\x85", 2: b"\x86", 3: b"\x87"}
@@ -60,19 +59,17 @@ _NO_STEPS: list[Step] = []  # of most nodes, which saves a list for each
 Part = Union[Node, bytes]  # noqa: UP007 - evaluated before Node is
 
 
-class Do(IntEnum):
-    """What is to be done next to make a value; with a stack and a memo, that is all there is."""
-
-    PUSH = 0  # the constant
-    MARK = 1
-    MAKE = 2  # the node, of its parts on the stack; it is put into the memo behind the others, if it is to be kept
-    GET = 3  # what is in the memo at this position
-    STEP = 4  # (node, step), of the items on the stack
-    DROP = 5  # so many values
-    DROP_MARK = 6
+# What is to be done next to make a value: with a stack and a memo, that is all there is.
+PUSH = 0  # the constant
+MARK = 1
+MAKE = 2  # the node, of its parts on the stack; it is put into the memo behind the others, if it is to be kept
+GET = 3  # what is in the memo at this position
+STEP = 4  # (node, step), of the items on the stack
+DROP = 5  # so many values
+DROP_MARK = 6
 
 
-def program(root: Part, most: int) -> Iterator[tuple[Do, Any]]:
+def program(root: Part, most: int) -> Iterator[tuple[int, Any]]:
     """How a pickler makes `root`: parts first, each once; then its steps.
 
     A node that is met again while its own parts are being made, as a tuple in a list in that tuple, is made within,
@@ -83,42 +80,44 @@ def program(root: Part, most: int) -> Iterator[tuple[Do, Any]]:
     """
     memo: dict[Node, int] = {}
     waiting: list[Any] = [root]
-    left = most
-    while waiting:
-        left -= 1
-        if left < 0:
-            raise ParamctlError("its tuples hold themselves so often that they cannot be written again")
-        item = waiting.pop()
-        if type(item) is bytes:
-            yield Do.PUSH, item
-        elif type(item) is tuple:
-            if len(item) == 2:
-                yield item
-                continue
-            node = item[0]
+    pop, push = waiting.pop, waiting.append
+    for _ in range(most):
+        if not waiting:
+            return
+        item = pop()
+        kind = type(item)
+        if kind is bytes:
+            yield PUSH, item
+        elif kind is Node and item in memo:
+            yield GET, memo[item]
+        elif kind is Node and (item.parts or item.op[0] in _MARKED):
+            if item.op[0] in _MARKED:
+                yield MARK, None
+            push((item,))
+            waiting.extend(reversed(item.parts))
+        elif kind is tuple and len(item) == 2:
+            yield item
+        else:
+            node = item if kind is Node else item[0]
             if node in memo:
-                yield (Do.DROP_MARK, None) if is_marked(node.op) else (Do.DROP, len(node.parts))
-                yield Do.GET, memo[node]
+                yield (DROP_MARK, None) if is_marked(node.op) else (DROP, len(node.parts))
+                yield GET, memo[node]
                 continue
-            yield Do.MAKE, node
+            yield MAKE, node
             if node.kept:
                 memo[node] = len(memo)
             for step in reversed(node.steps):
-                waiting.append((Do.STEP, (node, step)))
+                push((STEP, (node, step)))
                 waiting.extend(reversed(step.items))
                 if step.op in _MARKED_STEPS:
-                    waiting.append((Do.MARK, None))
-        elif item in memo:
-            yield Do.GET, memo[item]
-        else:
-            if is_marked(item.op):
-                yield Do.MARK, None
-            waiting.append((item,))
-            waiting.extend(reversed(item.parts))
+                    push((MARK, None))
+    if waiting:
+        raise ParamctlError("its tuples hold themselves so often that they cannot be written again")
 
 
 def is_marked(op: bytes) -> bool:
-    return op in MARKED or op[:1] == b"i"
+    """Whether an opcode takes all down to a mark."""
+    return op[0] in _MARKED
 
 
 def dump(root: Part, *, protocol: int = 2, most: int = 1 << 62) -> bytes:
@@ -132,19 +131,19 @@ def dump(root: Part, *, protocol: int = 2, most: int = 1 << 62) -> bytes:
     written = bytearray(b"\x80" + bytes([protocol]) if protocol >= 2 else b"")
     kept = 0
     for do, what in program(root, most):
-        if do is Do.PUSH:
+        if do == PUSH:
             piece = what
-        elif do is Do.MAKE:
+        elif do == MAKE:
             piece = what.op
             if what.kept:
                 piece += _put(kept, protocol)
                 kept += 1
-        elif do is Do.GET:
+        elif do == GET:
             piece = _get(what)
-        elif do is Do.STEP:
+        elif do == STEP:
             piece = what[1].op
         else:
-            piece = b"(" if do is Do.MARK else b"1" if do is Do.DROP_MARK else b"0" * what
+            piece = b"(" if do == MARK else b"1" if do == DROP_MARK else b"0" * what
         written += piece
     return bytes(written + b".")
 

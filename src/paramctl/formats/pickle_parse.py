@@ -12,14 +12,15 @@ Source: CPython's Lib/pickle.py (`_Unpickler`) and Lib/pickletools.py.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from paramctl.errors import FileError, ParamctlError
 from paramctl.formats.opcodes import walk
-from paramctl.formats.pickle_nodes import KEPT, SHARED, UNKEPT, Do, Node, Part, Step, program
+from paramctl.formats.pickle_nodes import KEPT, MAKE, SHARED, STEP, UNKEPT, Node, Part, Step, program
 
 _FREE_STEPS = 10_000
 _PLAIN = {b"N": 0, b"\x88": 0, b"\x89": 0, b")": 0, b"K": 1, b"M": 2, b"J": 4, b"G": 8}
@@ -50,15 +51,11 @@ def parse(data: bytes, name: str) -> Parsed:
     """
     end = walk(data, name).end
     machine = _Machine(data[:end])
-    collects = gc.isenabled()
-    gc.disable()  # a node for every few bytes, of which none is garbage
     try:
-        root = machine.run()
+        with uncollected():
+            root = machine.run()
     except (IndexError, KeyError, TypeError, ValueError, struct.error):
         raise FileError(name, f"the pickle is damaged at byte {machine.at:,}") from None
-    finally:
-        if collects:
-            gc.enable()
     most = _FREE_STEPS + 2 * machine.opcodes
     try:
         same = not machine.is_odd or _is_in_order(program(root, most), machine.events)
@@ -69,13 +66,25 @@ def parse(data: bytes, name: str) -> Parsed:
     return Parsed(root, machine.protocol, most)
 
 
-def _is_in_order(doing: Iterable[tuple[Do, Any]], events: list[Node | Step]) -> bool:
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Let millions of small things be made, of which none is garbage, without looking for any."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _is_in_order(doing: Iterable[tuple[int, Any]], events: list[Node | Step]) -> bool:
     """Whether the calls and the fillings are those of the pickle, one after another."""
     left = iter(events)
     for do, what in doing:
-        if do is Do.MAKE and what.op[0] in _CALLS:
+        if do == MAKE and what.op[0] in _CALLS:
             event = what
-        elif do is Do.STEP and what[1].op != b"0":
+        elif do == STEP and what[1].op != b"0":
             event = what[1]
         else:
             continue

@@ -16,7 +16,7 @@ from paramctl.formats import objects
 from paramctl.formats.notes import Dict, StandIn, StorageNote, TensorNote
 from paramctl.formats.objects import Entry
 from paramctl.formats.pickle_nodes import Node, Part, Step
-from paramctl.formats.pickle_parse import Parsed
+from paramctl.formats.pickle_parse import Parsed, uncollected
 from paramctl.formats.pickle_values import Values, evaluate
 from paramctl.source import Source
 
@@ -49,12 +49,11 @@ class Places:
 
     def __init__(self, parsed: Parsed, name: str, *, nbytes: int) -> None:
         self.name = name
-        self.values: Values = evaluate(parsed.root, name, most=parsed.most, nbytes=nbytes)
         found: list[Entry] = []
-        objects.checkpoint(
-            self.values.tree, Source(name, "file", Path(name)), "", _storage, budget=1_000_000 + 100 * nbytes,
-            seen=found.append,
-        )  # fmt: skip
+        source, budget = Source(name, "file", Path(name)), 1_000_000 + 100 * nbytes
+        with uncollected():
+            self.values: Values = evaluate(parsed.root, name, most=parsed.most, nbytes=nbytes)
+            objects.checkpoint(self.values.tree, source, "", _storage, budget=budget, seen=found.append)
         is_tensor = type(found[0].item) is TensorNote
         self.entries = found if is_tensor else found[1:]  # the root itself has no name
         self.root = Entry("", "", None, None, self.values.tree)

@@ -16,8 +16,8 @@ from paramctl.errors import FileError, shortened
 from paramctl.formats.notes import TensorNote
 from paramctl.formats.pickle_nodes import (
     FALSE,
+    MAKE,
     UNKEPT,
-    Do,
     Maker,
     Node,
     Part,
@@ -187,7 +187,7 @@ def _parts(value: Part) -> tuple[Part, ...]:
 def storages(root: Part, most: int) -> Iterator[tuple[Node, str]]:
     """Every place where a storage is named, in the order in which `torch.load` comes to them, and the storage's key."""
     for do, node in program(root, most):
-        if do is Do.MAKE and node.op == b"Q":
+        if do == MAKE and node.op == b"Q":
             pid = _pid(node)
             if pid is not None:
                 yield node, pid.key

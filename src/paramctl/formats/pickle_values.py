@@ -14,7 +14,20 @@ from typing import Any, NamedTuple
 
 from paramctl.errors import FileError, shortened
 from paramctl.formats.notes import Dict, Set, StandIn, TensorNote
-from paramctl.formats.pickle_nodes import SHARED, Do, Node, Part, Step, is_marked, program
+from paramctl.formats.pickle_nodes import (
+    DROP,
+    GET,
+    MAKE,
+    MARK,
+    PUSH,
+    SHARED,
+    STEP,
+    Node,
+    Part,
+    Step,
+    is_marked,
+    program,
+)
 from paramctl.formats.unpickle import DAMAGED, NumpyArray, Table
 
 _FRESH: dict[bytes, Callable[[], Any]] = {b"]": list, b"}": Dict, b"\x8f": Set, b")": tuple}
@@ -85,27 +98,24 @@ class _Machine:
 
     def run(self, root: Part, most: int) -> Any:
         for do, what in program(root, most):
-            if do is Do.PUSH:
-                self.stack.append(self.constant(what))
-            elif do is Do.MAKE:
+            if do == PUSH:
+                if what not in self.constants:
+                    self.constants[what] = constant(what)
+                self.stack.append(self.constants[what])
+            elif do == MAKE:
                 self.make(what)
-            elif do is Do.GET:
+            elif do == GET:
                 self.stack.append(self.memo[what])
-            elif do is Do.STEP:
+            elif do == STEP:
                 self.step(*what)
-            elif do is Do.MARK:
+            elif do == MARK:
                 self.outer.append(self.stack)
                 self.stack = []
-            elif do is Do.DROP:
+            elif do == DROP:
                 del self.stack[len(self.stack) - what :]
             else:
                 self.stack = self.outer.pop()
         return self.stack[-1]
-
-    def constant(self, op: bytes) -> Any:
-        if op not in self.constants:
-            self.constants[op] = constant(op)
-        return self.constants[op]
 
     # ------------------------------------------------------------------ values
 
@@ -122,12 +132,12 @@ class _Machine:
 
     def value(self, node: Node) -> Any:
         op, code = node.op, node.op[:1]
-        if op in _FRESH:
-            return _FRESH[op]()
+        if code == b"X":
+            return op[5:].decode("utf-8", "surrogatepass")
         if code == b"c":
             return self.table.find_class(*_global(op))
         if not node.parts and not is_marked(op):
-            return self.constant(op)
+            return _FRESH[op]() if op in _FRESH else constant(op)
         parts = self.parts(node)
         if code in b"t\x85\x86\x87\x91":
             return tuple(parts)

@@ -153,7 +153,10 @@ class Archive:
     def stream(self, name: str, content: Fresh) -> int:
         crc, left = 0, content.nbytes
         for chunk in content.chunks:
-            view = memoryview(chunk).cast("B")
+            view = memoryview(chunk)
+            if not view.nbytes:
+                continue  # of no shape that could be cast
+            view = view.cast("B")
             left -= len(view)
             crc = zlib.crc32(view, crc)
             self.write(view)
