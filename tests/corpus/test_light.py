@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from torch_files import rewritten
+
 pytestmark = pytest.mark.corpus
 
 CHECKPOINTS = {  # name: requirement, the file in it, then tensors, elements, elements counted once
@@ -70,6 +72,13 @@ def test_every_command_works(run, checkpoint, kind: str, command: str):
     """Each command that looks works on a real checkpoint."""
     result = run(command, checkpoint(kind))
     assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CHECKPOINTS if ".safetensors" not in CHECKPOINTS[kind][1]])
+def test_a_document_is_written_again_as_the_same_file(checkpoint, kind: str):
+    """The pickle of a real checkpoint, read and written with nothing edited, gives the very bytes of the file."""
+    path = checkpoint(kind)
+    assert rewritten(path).read_bytes() == path.read_bytes()
 
 
 def test_planned_init_keeps_the_rest(run, checkpoint, tmp_path: Path):

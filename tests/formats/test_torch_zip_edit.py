@@ -97,6 +97,17 @@ def test_the_first_storage_is_called_0(dropped: list[str], tmp_path: Path, monke
     assert keys == ["0", *(str(i) for i in range(len(dropped) + 1, 4))]
 
 
+def test_storages_of_an_older_torch_keep_their_keys_and_their_order(tmp_path: Path):
+    """Where no `.format_version` says that storages lie as the pickle names them, their order stays."""
+    path = tmp_path / "m.pt"
+    root = saved(path)
+    names = [name for name in members(path) if "." not in name.rpartition("/")[2] or name.endswith("pkl")]
+    packed(path, [name for name in names if "data/" not in name[2:]] + [f"m/data/{i}" for i in (2, 0, 3, 1)])
+    new = rewritten(path, lambda document: document.drop(["t0"]))
+    assert [name for name in members(new) if "data/" in name[2:]] == ["m/data/2", "m/data/3", "m/data/1"]
+    assert all(torch.equal(tensor, root[name]) for name, tensor in torch.load(new).items())
+
+
 def test_a_new_storage_that_comes_first_changes_places_with_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A new storage that is named first gets the key 0, and the one that had it gets its."""
     path = tmp_path / "m.pt"

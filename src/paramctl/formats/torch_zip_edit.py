@@ -5,7 +5,7 @@ Source: torch/serialization.py (`_load`, `_get_offset`: storages lie in the orde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO
 
 from paramctl.formats.pickle_document import Document
@@ -53,7 +53,9 @@ def edit(
     if metadata is not None:
         given[f"{folder}{METADATA}"] = text_by_name(metadata) if metadata else b""
         names = _with_metadata(names, folder) if metadata else names
-    storages = _storages(edited, kept(reader, data), fresh)
+    there = kept(reader, data)
+    keys = _keys(edited, there, in_order=f"{folder}.format_version" in members)
+    storages = _storages(keys, edited, there, fresh)
     given[f"{folder}data.pkl"] = edited.dump()
     begins = offsets(reader, [member for name, member in members.items() if not name.startswith(data)])
     first = _first_behind(list(members), data, names)
@@ -69,10 +71,22 @@ def edit(
     archive.close()
 
 
-def _storages(edited: Document, there: Mapping[str, Kept], fresh: Mapping[str, Fresh]) -> list[Fresh | Kept]:
-    """Those that the pickle names, in its order; and those that it did not name before either."""
+def _keys(edited: Document, there: Iterable[str], *, in_order: bool) -> dict[str, str]:
+    """The keys of storages that are written, as they are now, by the former ones.
+
+    A file that says its `.format_version` has them in the order in which the pickle names them, and the first is "0".
+    """
+    if in_order:
+        return edited.begin_with_zero()
+    named = dict.fromkeys(edited.storages())
+    return {key: key for key in (*(key for key in there if key in named), *named)}
+
+
+def _storages(
+    keys: Mapping[str, str], edited: Document, there: Mapping[str, Kept], fresh: Mapping[str, Fresh]
+) -> list[Fresh | Kept]:
+    """Those that the pickle names; and those that it did not name before either."""
     found: list[Fresh | Kept] = []
-    keys = edited.begin_with_zero()
     for was, key in keys.items():
         content = fresh.get(was) or there.get(was) or Fresh(was, 0, ())
         found.append(content._replace(key=key))
