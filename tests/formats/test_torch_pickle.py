@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch_files import saved, written
 
 from paramctl.checkpoint import Param, Storage, contiguous
 from paramctl.dtypes import DTYPES
 from paramctl.errors import ParamctlError
 from paramctl.formats import torch_pickle
+from torch_files import saved, written
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
 HELD = sorted(name for name, dtype in DTYPES.items() if torch_pickle.holds(dtype))
