@@ -292,13 +292,13 @@ def test_values_that_are_gone_are_missed(command: str, run, tmp_path: Path, monk
 
     path = tmp_path / "m"
     path.write_bytes(ONE)
-    before = contents.read_range
+    before = contents.fill
 
-    def cut(*arguments: Any) -> bytearray:
+    def cut(*arguments: Any) -> None:
         os.truncate(path, len(ONE) - 1)
-        return before(*arguments)
+        before(*arguments)
 
-    monkeypatch.setattr(contents, "read_range", cut)
+    monkeypatch.setattr(contents, "fill", cut)
     done = run(command, "m")
     said = "m: it ends before the bytes of a"
     if command == "show":
