@@ -50,6 +50,7 @@ class Candidate(NamedTuple):
     target: Target = Target()
     terminal: bool = False  # standard output is a terminal; else it is thrown away
     timeout: float = TIMEOUT_SECONDS
+    status: int = 0  # with which it ends: of a diff of what differs 1
 
 
 class Run(NamedTuple):
@@ -115,7 +116,7 @@ def run(candidate: Candidate) -> Run:
         status, usage = wait(candidate, errors.fileno())
         seconds = time.perf_counter() - start
         errors.seek(0)
-        failure = describe_failure(status, errors.read().decode(errors="replace"))
+        failure = "" if status == candidate.status else describe_failure(status, errors.read().decode(errors="replace"))
     return Run(seconds, usage.ru_maxrss / 1024, failure)
 
 
@@ -167,8 +168,6 @@ def drain(reader: int) -> None:
 
 
 def describe_failure(exit_code: int, stderr: str) -> str:
-    if exit_code == 0:
-        return ""
     if exit_code == -9:
         return "stopped after its time, or out of memory"
     lines = [line for line in stderr.splitlines() if line.strip()]

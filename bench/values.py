@@ -95,11 +95,34 @@ def ties() -> list[list[Candidate]]:
     ]
 
 
+COMPARED = """
+import sys, torch
+from safetensors.torch import load_file
+a, b = map(load_file, sys.argv[1:])
+for name in a:
+    x, y = a[name].float(), b[name].float()
+    change, dot = y - x, (x * y).sum()
+    found = (change.abs().max(), change.norm(), change.norm() / x.norm(), dot / x.norm() / y.norm(),
+             (change != 0).sum())
+    print(name, *map(torch.Tensor.item, found))
+"""
+
+
+def differences() -> list[list[Candidate]]:
+    """A third of a loop in torch, whether half is changed or nothing is; bytes that are the same are not decoded."""
+    loop = snippet(f"a loop in torch over {BF16} and {TUNED}", COMPARED, str(DATA / BF16), str(DATA / TUNED))
+    target = Target(times=1 / 3, mib=60)
+    ours = [paramctl("diff", BF16, other, target=target)._replace(status=other == TUNED) for other in (TUNED, TORCH)]
+    more = on_terminal(paramctl("diff", BF16, TUNED, more=("--depth", "3", "--stat")))._replace(status=1)
+    return [[loop, *ours, more, *peer("sft", "diff", "--delta", names=(BF16, TUNED))]]
+
+
 PARTS: dict[str, Part] = {
     "stats": ("Statistics of 254 million bfloat16", 5, stats),
     "wide": ("Statistics of 254 million float32", 5, wide),
     "digests": ("SHA-256 of each tensor", 5, digests),
     "ties": ("Ties by content", 5, ties),
+    "diff": ("Differences of two files of 254 million bfloat16", 5, differences),
     "growth": ("Statistics of sparse files of 1, 10 and 100 GB", 1, growth),
 }
 

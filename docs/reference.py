@@ -19,6 +19,7 @@ os.environ |= {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": 
 
 from paramctl import cli, initializers, plan  # noqa: E402 - typer reads the width when it is imported
 from paramctl.errors import Exit  # noqa: E402
+from paramctl.ops._diff_rows import columns as diff_columns  # noqa: E402
 from paramctl.ops._stats_columns import COLUMNS as STATS  # noqa: E402
 from paramctl.ops.check import COLUMNS as CHECK  # noqa: E402
 from paramctl.ops.ls import COLUMNS as LS  # noqa: E402
@@ -33,6 +34,7 @@ COLUMNS = {
     "show": SHOW,
     "stats": STATS,
     "ties": TIES,
+    "diff": diff_columns(),
     "init": plan.COLUMNS,
     "set": plan.COLUMNS,
     "convert": plan.COLUMNS,
@@ -43,7 +45,7 @@ COLUMNS = {
 LISTED = initializers.COLUMNS  # the rows of `init --list`
 STATUSES = {
     Exit.DONE: "it is done",
-    Exit.NO: "the answer is no: `check` found a fault",
+    Exit.NO: "the answer is no: `check` found a fault, `diff` a difference",
     Exit.ERROR: "it could not be done: stderr says why, in at most three lines",
     Exit.INTERRUPTED: "interrupted, as by Ctrl-C",
     Exit.CLOSED_PIPE: "whoever read the output went away, as `head` does",
@@ -61,6 +63,9 @@ TOTALS = """`tensors`, `numel` and `nbytes` count every name.
 `unique_numel` and `unique_nbytes` count an element once that several names share.
 `storage_nbytes` counts the bytes that are there, so `storage_nbytes - unique_nbytes` is what slices drag along.
 `check` counts `files`, those that are `sound`, and its `errors`, `warnings` and `notes` instead.
+`diff` counts its rows by status: `same`, `changed`, `dtype`, `shape`, `added`, `removed`.
+Its `numel` counts the elements that both sides have, of which `l2`, `rel_l2` and `max_abs` are, a shared one once.
+`ties_only_a` and `ties_only_b` list the names that share elements on one side alone.
 """
 DIGESTS = """`ls --digest` gives each tensor the SHA-256 of a line of text, `DTYPE SHAPE`, and then of its elements:
 

@@ -131,6 +131,14 @@ class Model:
         """The same model with another choice, in the grammar of the command line."""
         return replace(self, patterns=patterns, filters=Filters(tuple(layer), tuple(type), tuple(dtype), tuple(kind)))
 
+    def rooted(self, at: str) -> Model:
+        """This model from a path in it on, with names as they are there.
+
+        Raises:
+            FileError: no tensors are there.
+        """
+        return replace(self, checkpoint=rooted(self.checkpoint, at), root=at)
+
     def with_values(self, seed: int | None = None) -> Model:
         """This model, its definition built with values and not on the meta device; a file as it is."""
         if self.has_values or self.checkpoint.source.kind != "definition":
@@ -366,3 +374,91 @@ def check(*models: str | Source, arguments: Sequence[str] = (), fast: bool = Fal
     named = models or (None,)
     sources = [model if isinstance(model, Source) else resolve(model, arguments=arguments) for model in named]
     return _report(ops.check.check(sources, fast=fast))
+
+
+def diff(
+    a: str | Source | Model,
+    b: str | Source | Model,
+    *,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    layout: bool = False,
+    ignore_dtype: bool = False,
+    ignore_ties: bool = False,
+    rename: Sequence[str | renaming.Rule] = (),
+    exact_names: bool = False,
+    rank: bool = False,
+    by: Literal["tensor", "module"] = "tensor",
+    depth: int | None = None,
+    seed: int | None = None,
+    tell: Callable[[int], None] | None = None,
+    reading: Callable[[str], None] | None = None,
+) -> Report:
+    """How two models differ: a row for each name, or for each module; `same` ones too.
+
+    Where a model is narrowed by `select`, a name is compared that is chosen in one of them.
+
+    Args:
+        a: as MODEL on the command line, or opened.
+        b: as `a`.
+        atol: elements differ if |b - a| > atol + rtol · |a|; NaN is equal to NaN.
+        rtol: relative to A.
+        layout: compare names, shapes and dtypes alone; so is a definition that was not built with values.
+        ignore_dtype: values that are the same are `same` in another dtype, too.
+        ignore_ties: leave aside which names share elements.
+        rename: rules for the names of A, `OLD=>NEW`.
+        exact_names: match names only as they are, and not without prefixes such as `module.`.
+        rank: the numerical rank of each change.
+        by: a row for each tensor, or for each module.
+        depth: a row for each branch so many steps below the root.
+        seed: build definitions with values, after `torch.manual_seed(seed)`.
+        tell: told the bytes that are read, as they are.
+        reading: told the name of what is being read.
+
+    Raises:
+        ParamctlError: one of them cannot be read.
+    """
+    sides = [model if isinstance(model, Model) else open(model) for model in (a, b)]
+    if seed is not None:
+        sides = [side.with_values(seed) for side in sides]
+    codes = [s for s in sides if s.checkpoint.source.kind == "definition" and not s.has_values]
+    options = ops.diff.Options(
+        atol=atol,
+        rtol=rtol,
+        values=not (layout or codes),
+        ignore_dtype=ignore_dtype,
+        ignore_ties=ignore_ties,
+        rules=tuple(renaming.rule(one) if isinstance(one, str) else one for one in rename),
+        exact_names=exact_names,
+        rank=rank,
+        by=by,
+        depth=depth,
+    )
+    first, second = sides
+    made = _report(
+        ops.diff.diff(
+            first.checkpoint, second.checkpoint, options, chosen=_chosen(first, second), tell=tell, reading=reading
+        )
+    )
+    if layout or not codes:
+        return made
+    name = shortened(codes[0].checkpoint.source.name)
+    return made._replace(
+        notes=(f"values are not compared: {name} is a definition; --seed N builds it with values", *made.notes)
+    )
+
+
+def _chosen(a: Model, b: Model) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+    """The names that are chosen in each of two models; none of them in one that is not narrowed."""
+    found: list[frozenset[str] | None] = []
+    errors = []
+    for model in (a, b):
+        try:
+            names = frozenset(param.name for param in model.unsliced("diff").chosen)
+        except SelectError as error:  # the other one may have it
+            errors.append(error)
+            names = frozenset()
+        found.append(names if model.patterns or model.filters != Filters() else None)
+    if errors and not any(found):
+        raise errors[0]
+    return found[0], found[1]

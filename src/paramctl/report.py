@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-Unit = Literal["", "name", "names", "shape", "count", "bytes", "number", "value", "histogram", "digest"]
+Unit = Literal[
+    "", "word", "name", "names", "shape", "layout", "count", "bytes", "number", "share", "cosine", "value", "histogram",
+    "digest", "bar",
+]  # fmt: skip
 
 
 class Column(NamedTuple):

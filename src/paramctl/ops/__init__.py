@@ -11,7 +11,7 @@ from types import ModuleType
 
 from paramctl.errors import MissingLibraryError
 
-OPERATIONS = ("ls", "tree", "info", "ties", "show", "set", "init", "edit", "check", "stats", "convert", "tie")
+OPERATIONS = ("ls", "tree", "info", "ties", "show", "set", "init", "edit", "check", "stats", "diff", "convert", "tie")
 _LIBRARIES = ("torch", "numpy", "ml_dtypes", "numkong")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +11,16 @@ from paramctl.errors import escaped
 from paramctl.render._json import compact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from paramctl.render import Screen
     from paramctl.report import Column
 
-RIGHT = frozenset({"count", "bytes", "number"})  # units that are aligned to the right
-_SGR = {"head": "1", "dim": "2", "type": "36", "shape": "32", "tie": "33"}
+RIGHT = frozenset({"count", "bytes", "number", "share", "cosine"})  # units that are aligned to the right
+_SGR = {"head": "1", "dim": "2", "type": "36", "shape": "32", "tie": "33", "good": "32", "bad": "31", "other": "35"}
+_WORDS = {"shape": "of another shape", "dtype": "of another dtype"}  # of counts among the totals
+_SIZES = re.compile(r"\[([\d,]*)\]")
+_SAID_IF_ANY = frozenset({"same", "changed", "added", "removed", "shape", "dtype", "max_abs", "rel_l2"})
 
 
 def paint(text: str, style: str, screen: Screen) -> str:
@@ -92,7 +97,7 @@ def bytes_text(nbytes: int) -> str:
     return f"{amount:,.1f} PiB"
 
 
-def shape_text(shape: Sequence[int], screen: Screen) -> str:
+def shape_text(shape: Sequence[int | str], screen: Screen) -> str:
     """`8×4`; `scalar` for a tensor without dimensions."""
     return ("x" if screen.ascii else "×").join(map(str, shape)) or "scalar"
 
@@ -103,6 +108,46 @@ def bars_text(counts: Sequence[int], screen: Screen) -> str:
     most = max(counts, default=0)
     text = "".join(bars[-(-count * (len(bars) - 1) // most)] if count else " " for count in counts)
     return text.rstrip() or "-"
+
+
+def share_text(share: float) -> str:
+    """`12.5%`; neither 0% nor 100% where it is not."""
+    if share in (0, 1):
+        return f"{share:.0%}"
+    if share >= 0.9995:
+        return ">99.9%"
+    return f"{share:.1%}" if share >= 0.0005 else f"{100 * share:.1g}%"
+
+
+def cosine_text(cosine: float) -> str:
+    """Four digits, or as many as tell it from 1."""
+    text = f"{cosine:.4g}"
+    if text != "1" or cosine == 1:
+        return text
+    return f"{cosine:.{min(1 - math.floor(math.log10(1 - cosine)), 16)}g}"
+
+
+_FLOATS: dict[str, Callable[[float], str]] = {"share": share_text, "cosine": cosine_text}
+
+
+def layout_text(layout: str, screen: Screen) -> str:
+    """`float32 [8,4]` as `float32 8×4`."""
+    text = _SIZES.sub(lambda match: shape_text(match[1].split(",") if match[1] else (), screen), escaped(layout))
+    return text.replace("→", "->") if screen.ascii else text
+
+
+def bar_texts(values: Sequence[float | None], screen: Screen) -> list[str]:
+    """A bar for each value, as long as its share of the greatest; what is not 0 is seen."""
+    most = max((value for value in values if value), default=0.0)
+    room = min(max(screen.width // 5, 6), 40) if screen.is_terminal else 40
+    return [_bar(value / most * room, screen) if value else "" for value in values]
+
+
+def _bar(length: float, screen: Screen) -> str:
+    if screen.ascii:
+        return "#" * max(round(length), 1)
+    eighths = max(round(length * 8), 1)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 def value_text(value: Any, unit: str, screen: Screen) -> str:
@@ -116,8 +161,10 @@ def value_text(value: Any, unit: str, screen: Screen) -> str:
             return bytes_text(value)
         return f"{value:,}" if unit in RIGHT else str(value)
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return _FLOATS.get(unit, "{:.4g}".format)(value)
     if isinstance(value, str):
+        if unit == "layout":
+            return layout_text(value, screen)
         return name_text(value) if unit == "name" else escaped(value)
     if unit == "shape" and isinstance(value, (list, tuple)):
         return shape_text(value, screen)
@@ -130,8 +177,10 @@ def value_text(value: Any, unit: str, screen: Screen) -> str:
 
 def column_texts(column: Column, values: Sequence[Any], screen: Screen) -> list[str]:
     """`value_text` of a whole column; what comes again is made once."""
+    if column.unit == "bar":
+        return bar_texts(values, screen)
     kinds = set(map(type, values)) - {type(None)}
-    if kinds == {str} and None not in values:
+    if kinds == {str} and None not in values and column.unit != "layout":
         texts = escape_all(list(values))
         return [text or '""' for text in texts] if column.unit == "name" else texts
     if kinds in ({str}, {int}, {bool}):  # one kind alone: True and 1 are the same key
@@ -171,7 +220,9 @@ def totals_text(totals: Mapping[str, Any], screen: Screen) -> str:
     if nbytes is not None:
         stored = totals.get("storage_nbytes", nbytes)
         words.append(bytes_text(nbytes) + (f" ({bytes_text(stored)} in storages)" if stored > nbytes else ""))
-    words += [_other(key, value, screen) for key, value in totals.items() if key not in known]
+    silent = _SAID_IF_ANY | ({"l2"} if "rel_l2" in totals else set())
+    others = {key: value for key, value in totals.items() if key not in known and (value or key not in silent)}
+    words += [_other(key, value, screen) for key, value in others.items()]
     if "rows" in totals:
         words.append(f"{totals['rows']['shown']:,} of {_counted(totals['rows']['of'], 'rows')}")
     return (", " if screen.ascii else " · ").join(filter(None, words))
@@ -179,12 +230,12 @@ def totals_text(totals: Mapping[str, Any], screen: Screen) -> str:
 
 def _other(key: str, value: Any, screen: Screen) -> str:
     """A total that is a command's own: `groups` is `3 groups`, `saved_nbytes` is `1.0 KiB saved`."""
-    word = escaped(key.removesuffix("nbytes").replace("_", " ").strip())
+    word = _WORDS.get(key) or escaped(key.removesuffix("nbytes").replace("_", " ").strip())
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return ""
-    if isinstance(value, int):
+    if isinstance(value, int) and key != "max_abs":
         return f"{bytes_text(value)} {word}".rstrip() if key.endswith("nbytes") else _counted(value, word)
-    return f"{word} {value_text(value, 'number', screen) if isinstance(value, float) else escaped(value)}"
+    return f"{word} {escaped(value) if isinstance(value, str) else value_text(value, 'number', screen)}"
 
 
 def _counted(count: int, plural: str) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.checkpoint import is_dense_in_order
 from paramctl.render._cells import RIGHT, cells, column_texts
+from paramctl.report import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from paramctl.render import Screen
-    from paramctl.report import Column
 
+Chosen = tuple[Column, Sequence[Any]]
 GAP = "  "
 # What a narrow terminal does without, first to last; a line below the table names them.
-_LESS_NEEDED = ("storage_offset", "storage", "stride", "file", "requires_grad", "module", "kind")
-_LESS_NEEDED_THAN_NUMBERS = ("shape", "dtype", "l2", "zeros", "max", "min")
+_LESS_NEEDED = ("storage_offset", "storage", "stride", "file", "requires_grad", "module", "kind", "max_at", "cosine")
+_LESS_NEEDED_THAN_NUMBERS = ("shape", "dtype", "l2", "zeros", "max", "min", "max_abs", "a → b", "a -> b")
 _NARROW = 24  # names are not folded further while a count can make room
 _NARROWEST = 12
 _ABSURD = 6
@@ -67,7 +67,7 @@ def says_something(column: Column, values: Sequence[Any], shapes: Sequence[Any])
         return bool(values)
     if column.key == "storage_offset":
         return any(values)
-    if column.key in ("nan", "inf"):  # the totals say that there are none
+    if column.key in ("nan", "inf", "nonfinite"):  # the totals say that there are none
         return any(values)
     if column.key == "file":
         return len(set(values)) > 1
@@ -79,6 +79,26 @@ def says_something(column: Column, values: Sequence[Any], shapes: Sequence[Any])
         )
     empty: list[Any] = [None] if column.unit == "shape" else [None, [], ""]
     return any(value not in empty for value in values)
+
+
+def sides_joined(chosen: list[Chosen], screen: Screen) -> list[Chosen]:
+    """Two columns that say what a tensor is on either side as one, which says what is the same once."""
+    found = {column.key: values for column, values in chosen if column.unit == "layout"}
+    if found.keys() != {"a", "b"}:
+        return chosen
+    joined = [_joined(a, b) for a, b in zip(found["a"], found["b"], strict=True)]
+    column = Column("a -> b" if screen.ascii else "a → b", "layout")
+    return [(column, joined) if old.key == "a" else (old, values) for old, values in chosen if old.key != "b"]
+
+
+def _joined(a: str | None, b: str | None) -> str | None:
+    """`float32 [8,4] → [4,4]`, `float32 → bfloat16 [8,4]`."""
+    if a is None or b is None or a == b:
+        return b if a is None else a
+    (dtype, _, rest), (other, _, other_rest) = a.partition(" "), b.partition(" ")
+    if dtype == other:
+        return f"{dtype} {rest} → {other_rest}"
+    return f"{dtype} → {other} {rest}" if rest == other_rest else f"{a} → {b}"
 
 
 def _total(widths: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from paramctl.render._cells import cells, fold, joined_lines, paint, totals_text
-from paramctl.render._layout import GAP, Drawn, drawn, fitted, says_something, without
+from paramctl.render._layout import GAP, Chosen, Drawn, drawn, fitted, says_something, sides_joined, without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from paramctl.render import Screen
     from paramctl.report import Report
 
-_STYLES = {"shape": "shape", "dtype": "type", "class": "type", "tie": "tie", "tied_with": "tie"}
+_STYLES = {"shape": "shape", "a → b": "shape", "dtype": "type", "class": "type", "tie": "tie", "tied_with": "tie"}
+_STATUSES = {"added": "good", "removed": "bad", "changed": "tie", "shape": "other", "dtype": "other", "same": "dim"}
 _ROWS = 4096  # in a chunk
 
 
 def draw(report: Report, screen: Screen) -> Iterator[str]:
     """Rows under a line of keys; on a terminal, fitted to its width, with the totals below."""
     values = list(zip(*report.rows, strict=True)) or [()] * len(report.columns)
-    chosen = list(zip(report.columns, values, strict=True))
+    chosen: list[Chosen] = list(zip(report.columns, values, strict=True))
     if screen.is_terminal and not report.is_picked:
         shapes = next((v for column, v in chosen if column.key == "shape"), ())
-        chosen = [(column, v) for column, v in chosen if says_something(column, v, shapes)]
+        chosen = [(column, v) for column, v in sides_joined(chosen, screen) if says_something(column, v, shapes)]
     columns = [drawn(column, v, screen) for column, v in chosen]
     widths = [column.widest for column in columns]
     hidden: list[str] = []
@@ -65,9 +66,16 @@ def _padded(column: Drawn, width: int, style: str, screen: Screen, *, is_last: b
     known = {}
     for text, used in dict(zip(column.texts, column.widths, strict=True)).items():
         blank = " " * (width - used)
-        painted = paint(text, "dim" if text == "-" else style, screen)
+        painted = paint(text, _style(column, text, style), screen)
         known[text] = blank + painted if column.is_right else painted if is_last else painted + blank
     return [known[text] for text in column.texts]
+
+
+def _style(column: Drawn, text: str, style: str) -> str:
+    """Of one text: some say by their word how they look."""
+    if text == "-":
+        return "dim"
+    return _STATUSES.get(text, style) if column.key == "status" and style != "head" else style
 
 
 def _stacked(
@@ -83,7 +91,7 @@ def _stacked(
                 blank += room + GAP
                 continue
             before, after = (room, "") if column.is_right else ("", room)
-            line += blank + before + paint(text, "dim" if text == "-" else style, screen)
+            line += blank + before + paint(text, _style(column, text, style), screen)
             blank = after + GAP
         yield line
 
