@@ -16,6 +16,8 @@ import hostile_pickles
 import hostile_safetensors
 import hostile_streams
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from program import ROOT
 
@@ -25,7 +27,8 @@ for module in (hostile_safetensors, hostile_pickles, hostile_archives, hostile_s
     assert not FILES.keys() & module.FILES.keys()
     FILES |= module.FILES
 FOLDERS = hostile_folders.FOLDERS
-COMMANDS = ("tree", "ls", "info", "show", "stats", "ties", "check")
+COMMANDS = ("tree", "ls", "info", "show", "stats", "ties", "check", "diff", "convert")
+MORE_WORDS = {"diff": ("sound",), "convert": ("new.safetensors", "--dry-run")}  # behind the file's name
 QUICK_COMMANDS = ("ls", "check")  # one reads headers, the other all that there is
 LONG = re.compile(
     r"bomb|inflates|_000|million|_mb|shared|copied|nested"
@@ -80,13 +83,14 @@ def beset(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     canaried(tmp_path)
+    save_file({"w": torch.ones(3)}, tmp_path / "sound")
 
     def _beset(commands: Sequence[str] = COMMANDS) -> None:
         before = sorted(path.name for path in tmp_path.iterdir())
         found = []
         for command in commands:
             held, began = forget_peak(), time.process_time()
-            done = run(command, "m")
+            done = run(command, "m", *MORE_WORDS.get(command, ()))
             seconds, nbytes = time.process_time() - began, memory(_PEAK) - held
             wrong = faults(done.code, done.out, done.err)
             if seconds > MOST_SECONDS:
