@@ -186,6 +186,17 @@ def test_a_terminal_gets_what_differs(here, terminal):
     assert terminal("diff", "base.pt", "copy.pt") == "4 tensors · 49 elements · 4 same\n"
 
 
+def test_the_other_name_is_shown_where_no_prefix_explains_it(here, terminal):
+    """A prefix of either side is said in a note; a name that a rule made is in a column, where there is room."""
+    for words in (("base.pt", "tuned.pt"), ("tuned.pt", "base.pt")):
+        assert "name_b" not in terminal("diff", *words, columns=160)
+    torch.save({"x.w": torch.ones(2)}, "a.pt")
+    torch.save({"y.w": torch.zeros(2)}, "b.pt")
+    wide, narrow = (terminal("diff", "a.pt", "b.pt", "--rename", "x=>y", columns=columns) for columns in (120, 60))
+    assert re.split(r" {2,}", wide.splitlines()[1])[-1] == "y.w"
+    assert "not shown: max_at, name_b" in narrow
+
+
 def test_all_and_conditions_show_what_is_the_same(here, terminal, run):
     """--all has every row on a terminal; so have a condition that says so, and a table in a pipe."""
     for shown in (

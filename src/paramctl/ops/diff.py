@@ -117,7 +117,7 @@ def shown(report: Report, *, stat: bool = False) -> Report:
     """As people read it: without names that a prefix explains; and with `stat`, a bar for each row."""
     rows = report.dicts()
     keys: Sequence[str] = ("name", "status", "rel_l2") if stat else [c.key for c in report.columns]
-    if all((row.get("name_b") or "").endswith(f".{row['name']}") for row in rows if row.get("name_b")):
+    if all(_is_prefixed(row["name"], row["name_b"]) for row in rows if row.get("name_b")):
         keys = [key for key in keys if key != "name_b"]  # the note on prefixes has said it
     columns = [column for column in report.columns if column.key in keys]
     found = [tuple(row[key] for key in keys) for row in rows]
@@ -125,6 +125,10 @@ def shown(report: Report, *, stat: bool = False) -> Report:
         columns.append(Column("", "bar"))
         found = [(*row, row[2]) for row in found]
     return report._replace(columns=tuple(columns), rows=tuple(found))
+
+
+def _is_prefixed(name: str, other: str) -> bool:
+    return name.endswith(f".{other}") or other.endswith(f".{name}")
 
 
 def _check(options: Options) -> None:

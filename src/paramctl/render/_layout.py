@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 Chosen = tuple[Column, Sequence[Any]]
 GAP = "  "
 # What a narrow terminal does without, first to last; a line below the table names them.
-_LESS_NEEDED = ("storage_offset", "storage", "stride", "file", "requires_grad", "module", "kind", "max_at", "cosine")
+_LESS_NEEDED = (
+    "storage_offset",
+    "storage",
+    "stride",
+    "file",
+    "requires_grad",
+    "module",
+    "kind",
+    "max_at",
+    "name_b",
+    "cosine",
+)
 _LESS_NEEDED_THAN_NUMBERS = ("shape", "dtype", "l2", "zeros", "max", "min", "max_abs", "a → b", "a -> b")
 _NARROW = 24  # names are not folded further while a count can make room
 _NARROWEST = 12
