@@ -516,6 +516,7 @@ def test_a_terabyte_of_one_element_is_one_element():
     row = np.zeros(2000, np.float32)
     row[3] = math.inf
     assert scanned(param(row.tobytes(), "float32", (1000, 1001), (1, 1))) == (0, 1, None, None)
+    assert scanned(param(row.tobytes(), "float32", (2, 3), (1, 1), 2)) == (0, 1, None, None)
 
 
 def test_tied_names_are_told_once():

@@ -329,6 +329,17 @@ def test_thresholds_are_not_rounded():
         assert mine.small == small
 
 
+@pytest.mark.parametrize("without", [False, True])
+def test_the_rounding_of_a_mean_is_taken_out(monkeypatch, without: bool):
+    """A spread of a few units of the last place of the mean has its shape all the same."""
+    if without:
+        monkeypatch.setattr(kernels, "numkong", None)
+    values = (1 << 20) + np.array([0, 1, 1, 2, 2, 2, 3, 9, 9, 20] * 7) * 2.0**-31
+    mine, theirs = summarized(of_array(values)), exact(tuple((values - (1 << 20)).tolist()))
+    assert mine.deviation(0) == pytest.approx(theirs["std"], rel=1e-12)
+    assert (mine.skew, mine.kurtosis) == pytest.approx((theirs["skew"], theirs["kurtosis"]), rel=1e-12)
+
+
 def test_torch_agrees():
     """The usual functions of torch in float64, on a tensor of many pieces."""
     tensor = torch.randn(1000, 300, generator=torch.Generator().manual_seed(0)).mul(0.02).add(0.01)

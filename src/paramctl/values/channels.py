@@ -59,22 +59,16 @@ def _blocks(param: Param, window: Window, width: int) -> Iterator[tuple[int, int
     """Blocks of whole rows, or parts of one row: the first row, where in it the part begins, and the numbers."""
     found = lane(param)
     row = at = 0
-    left: Array | None = None
     step = max(CHUNK_NUMEL // width, 1) * width // found.per_element
     for values in numbers(param, found, window, numel=step if width <= CHUNK_NUMEL else CHUNK_NUMEL):
-        flat = values if left is None else np.concatenate([left, values])
-        left = None
+        flat = values
         while len(flat):
-            if at == 0 and len(flat) >= width:
-                many = len(flat) // width
-                yield row, 0, flat[: many * width].reshape(many, width)
-                row, flat = row + many, flat[many * width :]
-            elif width <= CHUNK_NUMEL:
-                left, flat = flat.copy(), flat[:0]
-            else:
-                part = min(width - at, len(flat))
-                yield row, at, flat[:part].reshape(1, part)
-                row, at, flat = row + (at + part) // width, (at + part) % width, flat[part:]
+            many = 1 if at else max(len(flat) // width, 1)
+            part = min(width - at, len(flat))
+            yield row, at, flat[: many * part].reshape(many, part)
+            flat, at = flat[many * part :], at + part
+            if at == width:
+                row, at = row + many, 0
 
 
 def _hashed(block: Array, at: int) -> Array:

@@ -111,15 +111,12 @@ def _about(values: Array, mean: float, extra: Extra) -> tuple[float, float, floa
     """Second, third and fourth moments about the mean; `mean` may be off by its rounding, which is taken out."""
     distance = values.astype(np.float64)
     distance -= mean
-    first, m2 = kernels.moments(distance)
-    off = first / len(values)
-    m2 -= first * off
+    distance -= kernels.moments(distance)[0] / len(values)
+    m2 = kernels.moments(distance)[1]
     if not extra.shape:
         return m2, 0.0, 0.0
     square = distance * distance
-    m3 = kernels.dot(square, distance) - 3 * off * m2
-    m4 = kernels.moments(square)[1] - off * (4 * m3 + 6 * off * m2)
-    return m2, m3, m4
+    return m2, kernels.dot(square, distance), kernels.moments(square)[1]
 
 
 def _small(values: Array, threshold: float | None) -> int:
@@ -153,8 +150,7 @@ def _of_integers(values: Array, extra: Extra) -> Summary:
     least, most = int(values.min()), int(values.max())
     m2 = m3 = m4 = 0.0
     if least != most:
-        distance = _less(values, total // n)
-        m2, m3, m4 = _about(distance, kernels.moments(distance)[0] / n, extra)
+        m2, m3, m4 = _about(_less(values, total // n), 0.0, extra)
     sizes = np.abs(values.astype(np.float64))
     absolutes, squares = kernels.moments(sizes)
     return Summary(
