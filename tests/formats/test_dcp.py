@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from paramctl import formats, source, values
 from paramctl.checkpoint import Checkpoint
+from paramctl.contents import Window
 from paramctl.errors import FileError, ParamctlError
 from paramctl.formats.dcp import untiled
 from paramctl.optimizer import optimizer_names
@@ -64,7 +65,7 @@ def flat(value: Any, path: str = "") -> dict[str, torch.Tensor]:
 
 
 def agrees(folder: Path) -> Checkpoint:
-    """The oracle: what torch makes of the folder has the same names, shapes, dtypes and bytes."""
+    """The oracle: what torch makes of the folder has the same names, shapes, dtypes and bytes, at once and in parts."""
     dcp_to_torch_save(folder, folder.parent / "whole.pt")
     wanted = flat(torch.load(folder.parent / "whole.pt", weights_only=False))
     found = opened(folder)
@@ -73,6 +74,11 @@ def agrees(folder: Path) -> Checkpoint:
         param = found.params[name]
         assert (param.shape, f"torch.{param.dtype}") == (tuple(tensor.shape), str(tensor.dtype)), name
         assert values.array(param).tobytes() == raw(tensor), name
+        nbytes = param.storage.nbytes
+        step = max(13, nbytes // 9)
+        with Window() as window:
+            parts = [bytes(window.read(param, at, min(at + step, nbytes))) for at in range(0, nbytes, step)]
+        assert b"".join(parts) == raw(tensor), name
     return found
 
 
