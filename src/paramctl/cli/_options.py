@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -22,6 +22,7 @@ from paramctl.report import Column, Report
 from paramctl.source import NO_MODEL_HINT, default_model, is_model, resolve
 
 Texts = list[str] | None
+_Word = TypeVar("_Word", bound=str)
 
 
 At = Annotated[str, typer.Option("--at", metavar="PATH", help="Root the view there, in a nested checkpoint.")]
@@ -245,6 +246,18 @@ def _width() -> int:
         return os.get_terminal_size(1).columns or 80
     except OSError:
         return 80
+
+
+def one_of(option: str, word: str, choices: tuple[_Word, _Word]) -> _Word:
+    """The choice that a word is.
+
+    Raises:
+        ParamctlError: it is neither.
+    """
+    for choice in choices:
+        if word == choice:
+            return choice
+    raise ParamctlError(f"{option} {shortened(word)}: neither {choices[0]} nor {choices[1]}")
 
 
 def say(text: str) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from paramctl import api, renaming
-from paramctl.cli._options import Output, Rows, Texts
+from paramctl.cli._options import Output, Rows, Texts, one_of
 from paramctl.cli._pair import Pair, nbytes
 from paramctl.cli._progress import Progress
-from paramctl.errors import Exit, ParamctlError, shortened
+from paramctl.errors import Exit
 from paramctl.ops import diff
 from paramctl.ops._diff_rows import RANK, columns
+from paramctl.ops._stats_columns import BY
 
 EXAMPLES = """\b
 Examples:
@@ -70,7 +71,7 @@ def command(
     the layout alone is compared, unless --seed builds it with values.
     """
     output.check()
-    kind = _by("module" if depth is not None else by or ("module" if stat else "tensor"))
+    kind = one_of("--by", "module" if depth is not None else by or ("module" if stat else "tensor"), BY)
     rank = rank or RANK.key in rows.needed
     rows.check(columns(by=kind, rank=rank))
     a, b = models.both(seed=seed)
@@ -97,11 +98,3 @@ def command(
     output.show(diff.shown(made, stat=stat) if output.is_table and not rows.columns else made)
     if diff.differs(report):
         raise typer.Exit(Exit.NO)
-
-
-def _by(word: str) -> Literal["tensor", "module"]:
-    if word == "tensor":
-        return "tensor"
-    if word == "module":
-        return "module"
-    raise ParamctlError(f"--by {shortened(word)}: neither tensor nor module")

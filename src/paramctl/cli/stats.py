@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli._options import Model, Output, Rows
+from paramctl.cli._options import Model, Output, Rows, one_of
 from paramctl.cli._progress import Progress
 from paramctl.errors import ParamctlError, shortened
-from paramctl.ops._stats_columns import COLUMNS, MORE, SPECTRAL, By, Wanted, columns
+from paramctl.ops._stats_columns import BY, COLUMNS, MORE, SPECTRAL, Wanted, columns
 
 EXAMPLES = """\b
 Examples:
@@ -56,7 +56,7 @@ def command(
     stable_rank, effective_rank. Where --columns names none of the usual ones, these are added to them.
     """
     output.check()
-    kind = "module" if depth is not None else _by(by)
+    kind = "module" if depth is not None else one_of("--by", by, BY)
     asked = Wanted(SPECTRAL if spectral else (), _numbers(quantiles), bins if hist else 0, threshold, sample)
     wanted = asked.also(rows.needed, bins)
     rows.check((*columns(wanted, kind), *(more for key, more in MORE.items() if key not in wanted.columns)))
@@ -73,14 +73,6 @@ def command(
             tell=progress.tell,
         )
     output.show(rows.adding(COLUMNS).arranged(report, names=output.is_names))
-
-
-def _by(word: str) -> By:
-    if word == "tensor":
-        return "tensor"
-    if word == "module":
-        return "module"
-    raise ParamctlError(f"--by {shortened(word)}: neither tensor nor module")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from paramctl.cli._options import Model, Output
+from paramctl.cli._options import Model, Output, one_of
 from paramctl.cli._progress import Progress
-from paramctl.errors import ParamctlError, shortened
+from paramctl.ops.ties import By
 
 EXAMPLES = """\b
 Examples:
@@ -16,6 +16,7 @@ Examples:
   paramctl ties model.pt --by content
   paramctl ties model.pt -f json | jq '[.rows[].saved_nbytes] | add'
 """
+BY: tuple[By, By] = ("storage", "content")
 
 
 def command(
@@ -41,16 +42,8 @@ def command(
     first stands for all.
     """
     output.check()
-    kind = _by(by)
+    kind = one_of("--by", by, BY)
     opened = model.open(values=kind == "content")
     with Progress() as progress:
         report = opened.ties(by=kind, constants=constants, tell=progress.tell)
     output.show(report)
-
-
-def _by(word: str) -> Literal["storage", "content"]:
-    if word == "storage":
-        return "storage"
-    if word == "content":
-        return "content"
-    raise ParamctlError(f"--by {shortened(word)}: neither storage nor content")

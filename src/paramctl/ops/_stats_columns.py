@@ -10,6 +10,7 @@ from paramctl.errors import ParamctlError, nearest, shortened
 from paramctl.report import Column
 
 By = Literal["tensor", "module"]
+BY: tuple[By, By] = ("tensor", "module")
 
 COLUMNS = (
     Column("name", "name"),
