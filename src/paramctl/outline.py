@@ -280,8 +280,8 @@ def as_named(entry: Entry) -> Param:
 
 def aliases(made: Outline, first: Callable[[Iterable[str]], str] = min) -> dict[str, str]:
     """For each name that another has the very elements of, the name under which they are kept."""
-    same = [group for group in groups(made) if group.relation == "same"]
-    return {name: first(group.names) for group in same for name in group.names if name != first(group.names)}
+    same = ((first(group.names), group.names) for group in groups(made) if group.relation == "same")
+    return {name: kept for kept, names in same for name in names if name != kept}
 
 
 def distinct(made: Outline, kept_as: Mapping[str, str]) -> list[Entry]:
@@ -312,8 +312,8 @@ def report(made: Outline) -> Report:
     """A tensor a row: those that will be there, then those that will not."""
     along: dict[str, list[str]] = {}
     for group in groups(made):
-        for name in group.names if made.has_views or group.relation == "same" else ():
-            along.setdefault(name, []).extend(other for other in group.names if other != name)
+        for name, told in sharing.others(group.names) if made.has_views or group.relation == "same" else ():
+            along.setdefault(name, []).extend(told)
     rows = [
         (e.name, list(e.param.shape), e.dtype.name, e.action, e.detail, list(dict.fromkeys(along.get(e.name, ()))))
         for e in made.entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param, is_dense_in_order
@@ -13,6 +13,7 @@ Relation = Literal["same", "view", "overlap"]
 Runs = list[tuple[int, int]]
 MOST_RUNS = 200_000  # of the strided views of one storage, told apart element by element; beyond, by their spans
 _MOST_COMPARED = 1_000_000  # runs, pair by pair
+_MOST_OTHERS = 100
 
 
 class Group(NamedTuple):
@@ -191,6 +192,19 @@ def merged(ranges: Runs) -> Runs:
 
 def _size(ranges: Runs) -> int:
     return sum(end - start for start, end in ranges)
+
+
+def others(names: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each name of a tie with the others; where they are very many, with the first of them alone.
+
+    So what is told of a tie grows with its names, and not with their square.
+    """
+    if len(names) <= _MOST_OTHERS:
+        for name in names:
+            yield name, tuple(other for other in names if other != name)
+        return
+    for name in names:
+        yield name, (names[0] if name != names[0] else names[1],)
 
 
 def first_names(params: Iterable[Param]) -> dict[str, str]:
