@@ -87,11 +87,10 @@ class Caster:
 
     def is_beyond(self, wide: Array, numbers: Array) -> Any:
         """Which of the numbers, of which `numbers` are float32, the type does not reach; False where none."""
-        size = np.abs(numbers)
-        largest = size.max(initial=0)
-        if largest < self._limit and largest < math.inf:  # False for NaN
+        least, largest = numbers.min(initial=0), numbers.max(initial=0)  # of which neither takes memory
+        if max(-least, largest) < self._limit and largest < math.inf and -least < math.inf:  # False for NaN
             return False
-        found = size >= self._limit
+        found = np.abs(numbers) >= self._limit
         return found & ~np.isinf(wide) if self._has_infinity else found
 
     def _out(self, size: int) -> Array:
