@@ -56,9 +56,11 @@ def replacing(target: str, *, nbytes: int = 0) -> Iterator[IO[bytes]]:
         raise FileError(target, f"cannot be written: there is no folder {path.parent}")
     _check_room(path.parent, nbytes, target)
     beside = _beside(path)
-    with _errors_of(target):
-        descriptor = _locked(beside, target, lambda: _new_file(beside, 0o600 if before else 0o666))
-    with os.fdopen(descriptor, "w+b") as file, _gone_if_unfinished(beside), _errors_of(target):
+    with (
+        _errors_of(target),
+        _held(beside, target, lambda: _new_file(beside, 0o600 if before else 0o666)) as (descriptor,),
+        os.fdopen(descriptor, "w+b", closefd=False) as file,
+    ):
         yield file
         file.flush()
         if before:
@@ -83,30 +85,34 @@ def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> It
         FileError: it cannot be written, or there is something.
     """
     path = Path(os.path.realpath(target))
-    with _errors_of(target):
-        is_there = path.is_dir() and any(path.iterdir())
     if os.path.lexists(path) and not path.is_dir():
         raise FileError(target, "a file, and not a folder")
-    if is_there and not force:
-        raise FileError(target, "a folder that is not empty", hint="name a new one; --force replaces it as a whole")
+    _refuse_full(path, target, force=force)
     if not path.parent.is_dir():
         raise FileError(target, f"cannot be written: there is no folder {path.parent}")
     _check_room(path.parent, nbytes, target)
     beside = _beside(path)
-    with _errors_of(target):
-        descriptor = _locked(beside, target, lambda: _new_folder(beside))
-    try:
-        with _gone_if_unfinished(beside), _errors_of(target):
-            yield beside
-            _sync_below(beside)
-            if is_there:
-                _exchanged(beside, path)
-                shutil.rmtree(beside)
-            else:
-                beside.rename(path)
-    finally:
-        os.close(descriptor)
+    with _errors_of(target), _held(beside, target, lambda: _new_folder(beside)) as held:
+        is_there = _refuse_full(path, target, force=force)  # again: one that was writing it may have ended
+        yield beside
+        _sync_below(beside)
+        if is_there:
+            held.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            _lock(held[-1])  # or the next writer would take it for litter, and we the next writer's for ours
+            _exchanged(beside, path)
+            shutil.rmtree(beside)
+        else:
+            beside.rename(path)
     _sync_folder(path.parent)
+
+
+def _refuse_full(path: Path, target: str, *, force: bool) -> bool:
+    """Whether there is a folder with something in it, that `force` allows to replace."""
+    with _errors_of(target):
+        is_there = path.is_dir() and any(path.iterdir())
+    if is_there and not force:
+        raise FileError(target, "a folder that is not empty", hint="name a new one; --force replaces it as a whole")
+    return is_there
 
 
 def _beside(path: Path) -> Path:
@@ -226,26 +232,53 @@ def _status(target: str) -> os.stat_result | None:
 
 
 @contextlib.contextmanager
-def _gone_if_unfinished(path: Path) -> Iterator[None]:
-    """If the block fails, `path` is removed; so it is by a signal that ends the process and that nobody handles."""
+def _held(beside: Path, target: str, create: Callable[[], int]) -> Iterator[list[int]]:
+    """The descriptor of what `create` makes at `beside`, locked, in a list to which others may be added.
+
+    If the block fails, what is at `beside` is removed, as far as it is one of these; so it is by a signal that ends
+    the process and that nobody handles. A signal that comes while it is made waits until it is known.
+    """
+    held: list[int] = []
+    waiting: list[int] = []
 
     def end(number: int, _: object) -> None:
-        _remove(path)
+        _remove_own(beside, held)
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    fatal = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    taken = [number for number in fatal if signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, end)
+    handlers = _fatal_handlers()
     try:
-        yield
+        for number in handlers:
+            signal.signal(number, lambda number, _: waiting.append(number))
+        held.append(_locked(beside, target, create))
+        for number, handler in handlers.items():
+            signal.signal(number, end if handler is signal.SIG_DFL else handler)
+        for number in waiting:
+            signal.raise_signal(number)
+        yield held
     except BaseException:
-        _remove(path)
+        _remove_own(beside, held)
         raise
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def _fatal_handlers() -> dict[int, Any]:
+    """What is done at the signals that end a process; without those whose end the program has in its own hands."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ends = (signal.SIG_DFL, signal.default_int_handler)
+    return {number: handler for number, handler in found.items() if handler in ends}
+
+
+def _remove_own(path: Path, held: list[int]) -> None:
+    """What is at `path`, if it is one of what is held: another process may have taken the name meanwhile."""
+    if any(_is_at(descriptor, path) for descriptor in held):
+        _remove(path)
 
 
 @contextlib.contextmanager
