@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ def checkpoint() -> dict[str, Any]:
         "epoch": 3,
         "args": argparse.Namespace(lr=1),
     }
+
+
+def copied() -> dict[str, Any]:
+    """A state dict and a shallow copy of it, which has the same `_metadata`."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).state_dict()
+    return {"model": model, "ema": copy.copy(model)}
+
+
+def unshared(root: Any) -> Any:
+    root["ema"]._metadata = copy.copy(root["ema"]._metadata)
+    return root
 
 
 def shared() -> dict[str, Any]:
@@ -180,6 +192,14 @@ CHANGES: dict[str, tuple[Any, Any, Any]] = {  # an object, an edit of its docume
             versions("model", **{"1": "bn"}),
         ),
     ),
+    "rename a module of a copy": (
+        copied, lambda d: d.rename({"ema.0.weight": "ema.fc.weight", "ema.0.bias": "ema.fc.bias"}),
+        both(unshared, keys(("0.weight", "fc.weight"), ("0.bias", "fc.bias"), at="ema"), versions("ema", **{"0": "fc"})),
+    ),
+    "drop a module of a copy": (
+        copied, lambda d: d.drop(["ema.0.weight", "ema.0.bias"]), without("ema"),
+    ),
+    "drop one of a copy": (copied, lambda d: d.drop(["ema.0.weight"]), without("ema", "0.weight")),
     "rename a branch": (checkpoint, lambda d: d.rename({n: "ema" + n[5:] for n in d.tensors if n.startswith("model.")}), keys(("model", "ema"))),
     "rename a branch by a number": (
         checkpoint, lambda d: d.rename({n: n.replace("state.3", "state.9") for n in d.tensors if ".3." in n}),

@@ -195,3 +195,21 @@ def test_an_archive_within_a_stream(tmp_path: Path):
     file.seek(6)
     torch_zip_writer.write(file, b"\x80\x02N.", [Fresh("0", 3, [b"abc"])])
     assert zipfile.ZipFile(io.BytesIO(file.getvalue()[6:])).read("archive/data/0") == b"abc"
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_a_new_storage_takes_nobodys_place(run, tmp_path: Path):
+    """Keys of storages that are no tensor's, and of members that nobody names, are not given to new ones."""
+    path = tmp_path / "m.pt"
+    bare = torch.arange(4.0).untyped_storage()
+    torch.save({"a": torch.ones(2), "bare": bare, "b": torch.ones(3)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("m/data/7", b"orphan")
+    before = members(path)
+    assert run("convert", path, tmp_path / "new.pt", "--dtype", "fp64").code == 0
+    found = loaded(tmp_path / "new.pt")
+    assert bytes(found["bare"].untyped()) == bytes(bare)
+    assert (found["a"].tolist(), found["b"].dtype) == ([1, 1], torch.float64)
+    after = members(tmp_path / "new.pt")
+    assert after["m/data/7"] == before["m/data/7"]
+    assert sorted(name for name in after if name.startswith("m/data/")) == [f"m/data/{key}" for key in (0, 1, 7, 9)]

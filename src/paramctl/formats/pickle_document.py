@@ -24,12 +24,13 @@ _MORE_STEPS = 200  # that one more tensor may take to write
 class Document:
     """A pickle that can be edited. Names are those that the reader gives to it as it is by then."""
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, *, taken: Iterable[str] = ()) -> None:
         """Read a pickle. Nothing in it is run.
 
         Args:
             data: the pickle.
             name: of its file, for errors.
+            taken: keys of storages that are there, named or not: no new one gets them.
 
         Raises:
             FileError: it is damaged, or cannot be written again so that it does the same.
@@ -41,7 +42,8 @@ class Document:
         self._places: Places | None = None
         self.stored = frozenset(self.places.values.storages)
         """The keys of the storages that it named before any edit."""
-        self._next_key = 1 + max((int(key) for key in self.stored if _NUMBER.fullmatch(key)), default=-1)
+        numbers = (int(key) for key in (*self.stored, *taken) if _NUMBER.fullmatch(key))
+        self._next_key = 1 + max(numbers, default=-1)
 
     @property
     def places(self) -> Places:

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from paramctl.formats.notes import Dict
-from paramctl.formats.pickle_nodes import Maker
-from paramctl.formats.pickle_places import Places, take
+from paramctl.formats.pickle_nodes import Maker, Node, Step, again
+from paramctl.formats.pickle_places import Places, Slot, take
 
+Pairs = list[tuple[Any, Slot]]
 Changes = Mapping[str, str | None]  # new keys by old ones; None of those that are gone
 
 
@@ -29,14 +30,40 @@ def follow(places: Places, maker: Maker, state_dict: Any, changes: Changes) -> N
         return
     keys = [key for key in state_dict if isinstance(key, str)]
     paths = moved([key for key in versions if isinstance(key, str)], keys, changes)
+    pairs = list(places.pairs(node))
+    if any(path != to for path, to in paths.items()) and len(_having(places, versions)) > 1:
+        pairs = _own(places, node, pairs, attributes)
     gone = []
-    for path, slot in places.pairs(node):
+    for path, slot in pairs:
         to = paths.get(path, path) if isinstance(path, str) else path
         if to is None:
             gone.append(slot)
         elif to != path:
             slot.rename(maker.text(to))
     take(gone)
+
+
+def _having(places: Places, versions: Dict) -> set[int]:
+    """The dicts that have these versions: a shallow copy of a state dict has those of the original."""
+    dicts = (entry.item for entry in (places.root, *places.entries) if isinstance(entry.item, Dict))
+    return {
+        id(one) for one in dicts if isinstance(one.attributes, dict) and one.attributes.get("_metadata") is versions
+    }
+
+
+def _own(places: Places, node: Node, pairs: Pairs, attributes: Any) -> Pairs:
+    """The same versions, for one state dict alone."""
+    own = Node(node.op, [again(part) for part in node.parts])
+    for step in node.steps:
+        own.do(Step(step.op, [again(part) for part in step.items]))
+    holder = places.node_of(attributes)
+    for key, slot in places.pairs(holder) if holder else ():
+        if key == "_metadata":
+            slot.put(own)
+    steps = dict(zip(map(id, node.steps), own.steps, strict=True))
+    return [
+        (path, slot._replace(node=own, step=steps[id(slot.step)])) for path, slot in pairs if id(slot.step) in steps
+    ]
 
 
 def moved(paths: Iterable[str], keys: Iterable[str], changes: Changes) -> dict[str, str | None]:

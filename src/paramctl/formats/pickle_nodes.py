@@ -195,6 +195,11 @@ def shared(node: Node) -> Node:
     return node
 
 
+def again(part: Part) -> Part:
+    """A part that is to be in one more place; a storage is named anew in each."""
+    return shared(part) if isinstance(part, Node) and part.op != b"Q" else part
+
+
 def called(function: Part, arguments: Part) -> Node:
     return Node(b"R", (function, arguments))
 

@@ -21,9 +21,9 @@ from paramctl.formats.pickle_nodes import (
     Maker,
     Node,
     Part,
+    again,
     called,
     program,
-    shared,
     text,
     tuple_of,
     whole,
@@ -129,16 +129,12 @@ def _another(value: Part, origin: Node, edit: _Edit) -> Node:
         parts = list(_parts(given))
         if len(parts) > 5:
             parts[6 if name == _QUANTIZED else 5] = ordered(edit.maker)
-        return called(_again(made), tuple_of([_again(part) for part in parts]))
+        return called(again(made), tuple_of([again(part) for part in parts]))
     if name in _PARAMETER and len(arguments) > 2:
         data, requires_grad, _, *more = arguments
-        inner = [_another(data, origin, edit), requires_grad, ordered(edit.maker), *map(_again, more)]
-        return called(_again(function), tuple_of(inner))
+        inner = [_another(data, origin, edit), requires_grad, ordered(edit.maker), *map(again, more)]
+        return called(again(function), tuple_of(inner))
     raise edit.refusal("has other names, and is a kind of tensor that cannot be parted from them")
-
-
-def _again(part: Part) -> Part:
-    return shared(part) if isinstance(part, Node) and part.op != b"Q" else part
 
 
 def _rebuilt(node: Node, edit: _Edit) -> tuple[Part, Part]:
@@ -218,7 +214,7 @@ def begin_with_zero(root: Part, most: int) -> dict[str, str]:
 
 
 def _named(pid: _Pid, key: str, numel: int | None = None) -> Node:
-    said = [_again(pid.kind), _again(pid.cls), text(key), _again(pid.location)]
+    said = [again(pid.kind), again(pid.cls), text(key), again(pid.location)]
     return Node(b"Q", (tuple_of([*said, pid.numel if numel is None else whole(numel)]),), kept=UNKEPT)
 
 

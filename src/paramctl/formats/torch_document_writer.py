@@ -7,7 +7,7 @@ anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -28,11 +28,11 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
     Raises:
         FileError: an edit that would change what was not named.
     """
-    changed = list(_changed(made))
+    is_moved = next(_changed(made, str), None) is not None
     new = {entry.was: entry.name for entry in made.entries if entry.was != entry.name}
     said = dict(made.metadata) if made.metadata != made.checkpoint.metadata else None
     alone = [path for path in made.without if not any(d.param.name.startswith(f"{path}.") for d in made.dropped)]
-    if not (changed or new or made.dropped or alone or made.at) and said is None:
+    if not (is_moved or new or made.dropped or alone or made.at) and said is None:
         whole.copy(Path(made.checkpoint.source.path or ""), file)
         return
     with Reader(made.checkpoint.source) as reader:
@@ -45,6 +45,7 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
             document.keep(there)
         if alone:
             document.drop(alone)
+        changed = list(_changed(made, document.new_key))
         if changed:
             document.replace({entry.was: layout for entry, layout, _ in changed})
         if new:
@@ -57,25 +58,18 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
         torch_zip_edit.edit(file, reader, document, fresh, metadata=said)
 
 
-def _changed(made: Outline) -> Iterator[tuple[Entry, Layout, Blob | None]]:
+def _changed(made: Outline, new_key: Callable[[], str]) -> Iterator[tuple[Entry, Layout, Blob | None]]:
     """The tensors that are to lie elsewhere than they do, where, and what of, if that is no storage that is there."""
     blobs, placed = storages.laid_out(made)
     on: dict[int, list[Entry]] = {}
     for entry, one in zip(made.entries, placed, strict=True):
         on.setdefault(one.blob, []).append(entry)
-    taken = {param.storage.key for param in made.checkpoint.params.values()}
-    number = 0
     keys: dict[int, str] = {}
     for entry, one in zip(made.entries, placed, strict=True):
         blob = blobs[one.blob]
         is_kept = _is_kept(blob, on[one.blob])
-        if one.blob not in keys and not is_kept:
-            while str(number) in taken:
-                number += 1
-            keys[one.blob] = str(number)
-            taken.add(str(number))
-        elif one.blob not in keys:
-            keys[one.blob] = blob.param.storage.key
+        if one.blob not in keys:
+            keys[one.blob] = blob.param.storage.key if is_kept else new_key()
         if not is_kept:
             _refuse_big(made, blob)
             yield entry, _layout(keys[one.blob], blob, one), blob

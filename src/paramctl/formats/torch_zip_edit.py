@@ -22,7 +22,9 @@ def document(reader: Reader) -> Document:
         FileError: it is damaged, or cannot be written again so that it does the same.
     """
     members = directory(reader)
-    return Document(contents(reader, members[f"{root(reader, members)}data.pkl"]), reader.name)
+    folder = root(reader, members)
+    there = (name.removeprefix(f"{folder}data/") for name in members)
+    return Document(contents(reader, members[f"{folder}data.pkl"]), reader.name, taken=there)
 
 
 def edit(
