@@ -209,10 +209,11 @@ def test_elements_on_their_edges():
         assert list(spread(of_array(values), at=(), bins=bins).counts) == theirs.tolist()
 
 
-@pytest.mark.parametrize("low", [-1.7e308, 0.0, -1e308, 1e307])
+@pytest.mark.parametrize("low", [-distributions._MOST, 0.0, -1e308, 1e307])
 def test_ranges_beyond_float64(low: float):
-    """Where the width of the range overflows, as elsewhere: by fractions."""
-    values = np.append(np.random.default_rng(0).uniform(low / 2, 0.85e308, 500) * 2, [low, 1.7e308])
+    """Where the width of the range, or a step of it, overflows, as elsewhere: by fractions."""
+    high = distributions._MOST
+    values = np.append(np.random.default_rng(0).uniform(low / 2, high / 2, 500) * 2, [low, high])
     width = (Fraction(values.max()) - Fraction(values.min())) / 9
     places = [min(int((Fraction(value) - Fraction(values.min())) / width), 8) for value in values.tolist()]
     assert list(spread(of_array(values), at=(), bins=9).counts) == np.bincount(places, minlength=9).tolist()

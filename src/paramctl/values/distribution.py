@@ -244,9 +244,9 @@ def _edges(bins: int, low: float, high: float) -> Array:
     if low == high:
         half = max(0.5, bins * math.ulp(low))
         low, high = max(low - half, -_MOST), min(high + half, _MOST)
-    if math.isfinite(high - low):
+    if high - low <= _MOST / 2:
         return np.linspace(low, high, bins + 1)
-    edges: Array = np.linspace(low / 2, high / 2, bins + 1) * 2
+    edges: Array = np.linspace(low / 4, high / 4, bins + 1) * 4
     return edges
 
 
