@@ -20,10 +20,12 @@ os.environ |= {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": 
 from paramctl import cli, initializers, plan  # noqa: E402 - typer reads the width when it is imported
 from paramctl.errors import Exit  # noqa: E402
 from paramctl.ops._diff_rows import columns as diff_columns  # noqa: E402
+from paramctl.ops._history_shown import COLUMNS as HISTORY  # noqa: E402
 from paramctl.ops._stats_columns import COLUMNS as STATS  # noqa: E402
 from paramctl.ops.check import COLUMNS as CHECK  # noqa: E402
 from paramctl.ops.ls import COLUMNS as LS  # noqa: E402
 from paramctl.ops.ls import DIGEST  # noqa: E402
+from paramctl.ops.match import COLUMNS as MATCH  # noqa: E402
 from paramctl.ops.show import COLUMNS as SHOW  # noqa: E402
 from paramctl.ops.ties import COLUMNS as TIES  # noqa: E402
 
@@ -41,11 +43,13 @@ COLUMNS = {
     "tie": plan.COLUMNS,
     "untie": plan.COLUMNS,
     "check": CHECK,
+    "match": MATCH,
+    "history": HISTORY,
 }
 LISTED = initializers.COLUMNS  # the rows of `init --list`
 STATUSES = {
     Exit.DONE: "it is done",
-    Exit.NO: "the answer is no: `check` found a fault, `diff` a difference",
+    Exit.NO: "the answer is no: `check` found a fault, `diff` a difference, `match` no fit",
     Exit.ERROR: "it could not be done: stderr says why, in at most three lines",
     Exit.INTERRUPTED: "interrupted, as by Ctrl-C",
     Exit.CLOSED_PIPE: "whoever read the output went away, as `head` does",
@@ -66,6 +70,10 @@ TOTALS = """`tensors`, `numel` and `nbytes` count every name.
 `diff` counts its rows by status: `same`, `changed`, `dtype`, `shape`, `added`, `removed`.
 Its `numel` counts the elements that both sides have, of which `l2`, `rel_l2` and `max_abs` are, a shared one once.
 `ties_only_a` and `ties_only_b` list the names that share elements on one side alone.
+`match` has its answer in `fits`, and counts each status.
+Its `mending` is what would make it fit, and null where nothing was found: `at` and `rules`, as `convert` takes them,
+`steps` with their evidence, `reshapes` that no renaming mends, and in `then` what is left.
+`history` counts `checkpoints`, `parameters`, and for each mark the parameters that have it.
 """
 DIGESTS = """`ls --digest` gives each tensor the SHA-256 of a line of text, `DTYPE SHAPE`, and then of its elements:
 

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paramctl.api import Model, Tensor, check, diff, open  # noqa: A004
+    from paramctl.api import Model, Run, Tensor, check, diff, match, open, run  # noqa: A004
     from paramctl.errors import ParamctlError
     from paramctl.ops.edit import Edit
 
-__all__ = ["Edit", "Model", "ParamctlError", "Tensor", "check", "diff", "open"]
+__all__ = ["Edit", "Model", "ParamctlError", "Run", "Tensor", "check", "diff", "match", "open", "run"]
 
 
 def __getattr__(name: str) -> Any:

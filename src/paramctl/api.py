@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from paramctl import formats, ops, renaming
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.checkpoint import at as rooted
-from paramctl.errors import SelectError, nearest, shortened
-from paramctl.formats import targets
+from paramctl.errors import ParamctlError, SelectError, nearest, shortened
+from paramctl.formats import targets, training_folder
 from paramctl.outline import merged
 from paramctl.report import Report
 from paramctl.select import Filters, Selection, narrowed
@@ -462,3 +462,113 @@ def _chosen(a: Model, b: Model) -> tuple[frozenset[str] | None, frozenset[str] |
     if errors and not any(found):
         raise errors[0]
     return found[0], found[1]
+
+
+def match(
+    checkpoint: str | Source,
+    model: str | Source,
+    *,
+    at: str = "",
+    arguments: Sequence[str] = (),
+    strict_dtype: bool = False,
+) -> Report:
+    """Whether `load_state_dict(strict=True)` of a model would take a checkpoint, and what would mend it.
+
+    Args:
+        checkpoint: as MODEL on the command line.
+        model: a definition, or a checkpoint whose place it would take.
+        at: where in a nested checkpoint its tensors are.
+        arguments: for the definition's callable, each `name=value`.
+        strict_dtype: whether another dtype is a fault.
+
+    Returns:
+        A name a row; `totals["fits"]` is the answer, `totals["mending"]` what was found.
+
+    Raises:
+        ParamctlError: one of them cannot be read.
+    """
+    a = formats.read(_source(checkpoint))
+    if at and a.live is not None:
+        raise ParamctlError(f"{shortened(a.source.name)}: --at goes with a checkpoint, and this is a definition")
+    b = formats.read(_source(model, arguments))
+    return _report(ops.match.match(rooted(a, at) if at else a, b, strict_dtype=strict_dtype))
+
+
+def shown(report: Report, operation: Literal["match", "history"]) -> Report:
+    """The report as a terminal has it: what does not fit, in one row where layers are alike; or a parameter a row."""
+    return _report(getattr(ops, operation).shown(report))
+
+
+def rename_file(mending: Mapping[str, Any]) -> str:
+    """The renaming of `match`, as `convert --rename-file` reads it."""
+    text: str = ops.match.rename_file(mending)
+    return text
+
+
+def _source(model: str | Source, arguments: Sequence[str] = ()) -> Source:
+    return model if isinstance(model, Source) else resolve(str(model), arguments=arguments)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Run:
+    """Checkpoints of a training run, in the order of their steps, and what is chosen of them."""
+
+    row: Any  # ops.history.Row: numpy is not needed to open files
+    notes: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    filters: Filters = field(default_factory=Filters)
+
+    def __repr__(self) -> str:
+        return f"<paramctl.Run: {len(self.row.checkpoints)} checkpoints>"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all checkpoints, each counted once."""
+        counted: int = sum(totals(one, tuple(one.params.values()))["unique_nbytes"] for one in self.row.checkpoints)
+        return counted
+
+    def select(
+        self, *patterns: str, layer: Sequence[str] = (), dtype: Sequence[str] = (), kind: Sequence[str] = ()
+    ) -> Run:
+        """The same run with another choice, in the grammar of the command line."""
+        return replace(self, patterns=patterns, filters=Filters(tuple(layer), (), tuple(dtype), tuple(kind)))
+
+    def history(
+        self,
+        *,
+        by: Literal["tensor", "module"] = "tensor",
+        depth: int | None = None,
+        still: float = 1e-3,
+        grew: float = 10.0,
+        tell: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Norms, updates and angles: a row for each parameter and step.
+
+        Args:
+            by: a row for each tensor, or for each module that has tensors of its own.
+            depth: a row for each branch at most so many steps below the root.
+            still: the share of the median relative update up to which a parameter is marked as resting.
+            grew: a norm is marked that is more than so many times the median of those before.
+            tell: told the bytes that are read, as they are.
+        """
+        limits = ops.history.Limits(still, grew)
+        made = _report(
+            ops.history.history(self.row, self.patterns, self.filters, by=by, depth=depth, limits=limits, tell=tell)
+        )
+        return made._replace(notes=(*self.notes, *made.notes))
+
+
+def run(*models: str, at: str = "") -> Run:
+    """The checkpoints of a training run.
+
+    Args:
+        models: files, folders of a model, a folder of several, patterns with wildcards.
+        at: where in each nested checkpoint the tensors are.
+
+    Raises:
+        ParamctlError: fewer than two checkpoints, or one that cannot be read.
+    """
+    found = training_folder.found([str(model) for model in models])
+    checkpoints = [formats.read(source) for source in found.sources]
+    checkpoints = [rooted(one, at) if at else one for one in checkpoints]
+    return Run(ops.history.in_order(checkpoints, is_sorted=found.is_sorted), found.notes)

@@ -135,6 +135,7 @@ class Module(NamedTuple):
     type: str = ""
     hyperparameters: Mapping[str, Any] = MappingProxyType({})
     qualified: str = ""  # the class with its Python module: "torch.nn.modules.linear.Linear"
+    version: int | None = None  # of how its class saves itself, where a state dict says so
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,9 @@ class Window:
     the last takes constant memory.
     """
 
-    def __init__(self, tell: Callable[[int], None] | None = None) -> None:
+    def __init__(self, tell: Callable[[int], None] | None = None, *, files: int = _MOST_OPEN) -> None:
         self.tell: Callable[[int], None] = tell or _to_nobody  # how many bytes were read, each time
+        self._most_open = files
         self._buffer = bytearray()
         self._files: dict[str, int] = {}
         self._inflating: _Inflating | None = None
@@ -131,7 +132,7 @@ class Window:
             FileError: it cannot be opened.
         """
         if path not in self._files:
-            if len(self._files) >= _MOST_OPEN:
+            if len(self._files) >= self._most_open:
                 os.close(self._files.pop(next(iter(self._files))))
             self._files[path] = _opened(path)
         return self._files[path]

@@ -59,11 +59,13 @@ def is_model(word: str) -> bool:
 
 
 def default_model() -> str | None:
-    """`$PARAMCTL_MODEL`, else `model` of the nearest pyproject.toml with a [tool.paramctl], else a piped stdin."""
-    named = os.environ.get("PARAMCTL_MODEL")
-    if named:
-        return named
-    return _configured() or ("-" if _stdin_has_data() else None)
+    """`configured_model`, else a piped stdin."""
+    return configured_model() or ("-" if _stdin_has_data() else None)
+
+
+def configured_model() -> str | None:
+    """`$PARAMCTL_MODEL`, else `model` of the nearest pyproject.toml with a [tool.paramctl]."""
+    return os.environ.get("PARAMCTL_MODEL") or _configured()
 
 
 def _configured() -> str | None:

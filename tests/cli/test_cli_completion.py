@@ -50,10 +50,17 @@ def complete(folder):
     [
         (
             "paramctl ",
-            ["tree", "ls", "info", "show", "stats", "ties", "diff", "init", "set", "convert", "tie", "untie", "check"],
+            [
+                *("tree", "ls", "info", "show", "stats", "ties", "diff", "init", "set"),
+                *("convert", "tie", "untie", "check", "match", "history"),
+            ],
         ),
         ("paramctl s", ["show", "stats", "set"]),
         ("paramctl ls --fo", ["--format"]),
+        ("paramctl match mod", ["model.pt", "models/"]),
+        ("paramctl match model.pt models/m", ["models/mlp.py"]),
+        ("paramctl history model.pt mod", ["model.pt", "models/"]),
+        ("paramctl match --emit", ["--emit-rename"]),
         ("paramctl ls mod", ["model.pt", "models/"]),
         ("paramctl diff model.pt mod", ["model.pt", "models/"]),
         ("paramctl diff model.pt model.pt 2.b", ["2.bias"]),

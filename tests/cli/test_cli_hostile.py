@@ -56,6 +56,9 @@ def folder(tmp_path_factory):
     torch.save(dict.fromkeys(NAMES.values(), shared), made / "tied.pt")
     torch.save({name: torch.zeros(2, 3) for name in NAMES.values()}, made / "all.pt")
     safetensors(made / "long.safetensors", {LONG: (2, 3), "other": (1,)})
+    safetensors(made / "wrapped.safetensors", {f"module.{name}": (2, 3) for name in NAMES.values()})
+    safetensors(made / "others.safetensors", {f"{name}\x1b[1m": (2, 3) for name in NAMES.values()})
+    safetensors(made / "longer.safetensors", {f"{LONG}.x": (2, 3), "z.other": (1,)})
     return made
 
 
@@ -91,6 +94,30 @@ def test_no_name_reaches_a_terminal_raw(words, style, file, folder, run):
     assert is_harmless(done.err)
     assert done.code == 0 or done.err.startswith("error: ")
     assert done.out or done.code or command == "ties"
+
+
+PAIRS = [
+    ("match", "all.pt", "all.safetensors"),
+    ("match", "all.pt", "wrapped.safetensors"),
+    ("match", "others.safetensors", "all.pt"),
+    ("match", "tied.pt", "all.pt"),
+    ("match", "long.safetensors", "longer.safetensors"),
+    ("history", "all.pt", "all.safetensors"),
+    ("history", "long.safetensors", "long.safetensors"),
+]
+
+
+@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize(("command", "one", "other"), PAIRS, ids=[" ".join(words) for words in PAIRS])
+def test_names_of_two_files_are_harmless(command, one, other, style, folder, run):
+    """What compares files prints no control or bidirectional character either, evidence and commands included."""
+    done = run(command, folder / one, folder / other, "-f", style, "--color", "never")
+    assert done.code in ({0, 1} if command == "match" else {0})
+    assert is_harmless(done.out)
+    assert is_harmless(done.err)
+    assert max(map(len, done.err.splitlines()), default=0) < 1000
+    if style == "json":
+        json.loads(done.out)
 
 
 @pytest.mark.parametrize("file", ["all.safetensors", "all.pt", "tied.pt"])

@@ -87,13 +87,17 @@ def without(folder, tmp_path):
         (("convert", "model.pt", "new.npz"), set()),
         (("convert", "model.pt", "new-dcp", "--to", "dcp", "--force"), set()),
         (("convert", "model.pt", "new.pt", "--dtype", "bf16"), {"numpy", "ml_dtypes"}),
+        (("match", "model.pt", "whole.pt"), set()),
+        (("match", "--help"), set()),
+        (("history", "model.pt", "model.pt"), {"numpy", "ml_dtypes"}),
+        (("history", "--help"), set()),
         (("--help",), set()),
         (("init", "--help"), set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_command_imports_its_own_tier(words, allowed, folder):
-    """In a pipe tree, ls, info and ties import none of torch, numpy, pydantic and rich; show and set no torch."""
+    """In a pipe what looks at headers imports none of torch, numpy, pydantic and rich, and what reads values no torch."""
     done = subprocess.run(
         [sys.executable, "-c", LOOK, *words], capture_output=True, text=True, check=False, cwd=folder, timeout=60
     )
@@ -116,6 +120,7 @@ def test_a_command_imports_its_own_tier(words, allowed, folder):
         ("set", "model.safetensors", "0.bias = 1", "-o", "out.safetensors"),
         ("convert", "model.pt", "o.safetensors", "--dtype", "fp16"),
         ("init", "--help"),
+        ("history", "model.pt", "whole.pt"),
     ],
     ids=" ".join,
 )

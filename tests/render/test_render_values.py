@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from paramctl.render import Screen
+from paramctl.render._cells import course_text
 from paramctl.render._numbers import pieces
 from render.builders import terminal, text, values
 
@@ -118,3 +122,36 @@ def test_blocks():
         "w  Parameter  float32  8×4  requires_grad=True  grad=None",
         "no values here",
     ]
+
+
+COURSES = [  # a row of numbers, its picture, and that in ASCII
+    ([1.0, 2.0, 3.0, 4.0], "▂▄▆█", ":=*%"),
+    ([0.0, 1.0, 8.0], "·▁█", "_.%"),
+    ([5.0, 5.0], "▁▁", ".."),
+    ([100.0, 101.0, 104.0], "▁▂█", ".:%"),
+    ([None, 2.0, None, 1.0], " █ ▄", " % ="),
+    ([1.0, math.inf, math.nan, 2.0], "▄!!█", "=!!%"),
+    ([0.0, 0.0], "··", "__"),
+    ([1.0, None], "▁", "."),
+    ([None], "-", "-"),
+    ([], "-", "-"),
+]
+
+
+@pytest.mark.parametrize(("numbers", "picture", "plain"), COURSES)
+def test_a_course_is_a_bar_for_each_number(numbers, picture, plain):
+    """The greatest is a full bar, the least the lowest where it is not near 0; 0 is a dot, what is not known a blank."""
+    assert course_text(numbers, Screen()) == picture
+    assert course_text(numbers, Screen(ascii=True)) == plain
+
+
+@pytest.mark.parametrize("width", [20, 60, 100, 160])
+@pytest.mark.parametrize("count", [3, 40, 1000])
+def test_a_course_fits_a_terminal(width, count):
+    """It takes a seventh of the columns at most, and the greatest of what shares a bar is seen."""
+    numbers = [1.0] * count
+    numbers[count // 2] = 50.0
+    picture = course_text(numbers, Screen(is_terminal=True, width=width))
+    assert len(picture) == min(count, max(width // 7, 6))
+    assert picture.count("█") == 1
+    assert len(course_text(numbers, Screen(width=width))) == count

@@ -136,6 +136,11 @@ def _role(stem: str, suffix: str) -> Role:
     return "state" if _STATES.match(stem) or suffix in _ARRAYS else "model"
 
 
+def preference(one: Found) -> int:
+    """The less, the rather it is read, of forms of one model."""
+    return _SUFFIXES.index(one.suffix)
+
+
 # ----------------------------------------------------------------------------- which
 
 
@@ -145,8 +150,8 @@ def _the_one(source: Source, folder: Path, found: Sequence[Found]) -> Found:
         return found[0]
     there = [one for one in found if one.kind != "index" or _has_a_shard(folder, one)] or list(found)
     stems = list(dict.fromkeys(one.stem for one in there))
-    best = min(_SUFFIXES.index(one.suffix) for one in there)
-    first = [one for one in there if _SUFFIXES.index(one.suffix) == best]
+    best = min(map(preference, there))
+    first = [one for one in there if preference(one) == best]
     if len(stems) == 1 and len(first) == 1:
         return first[0]
     names = [shortened(str(folder / one.name)) for one in (there if len(stems) > 1 else first)]

@@ -246,11 +246,12 @@ class _Walk:
                 yield name, item, key
 
     def state_dict_modules(self, metadata: Any, prefix: str) -> None:
-        for key in metadata if isinstance(metadata, dict) else ():
+        for key, local in metadata.items() if isinstance(metadata, dict) else ():
             if isinstance(key, str):
                 inner = prefix + key if key else prefix[:-1]
                 self.spend(1 + len(inner))
-                self.modules.setdefault(inner, Module(inner))
+                version = local.get("version") if isinstance(local, dict) else None
+                self.modules.setdefault(inner, Module(inner, version=version if type(version) is int else None))
 
 
 def _noted(item: Any) -> Any:

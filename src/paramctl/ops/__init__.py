@@ -11,7 +11,10 @@ from types import ModuleType
 
 from paramctl.errors import MissingLibraryError
 
-OPERATIONS = ("ls", "tree", "info", "ties", "show", "set", "init", "edit", "check", "stats", "diff", "convert", "tie")
+OPERATIONS = (
+    "ls", "tree", "info", "ties", "show", "set", "init", "edit", "check", "stats", "diff", "convert", "tie", "match",
+    "history",
+)  # fmt: skip
 _LIBRARIES = ("torch", "numpy", "ml_dtypes", "numkong")
 
 

@@ -10,6 +10,7 @@ from paramctl import sharing
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.errors import FileError, ParamctlError
+from paramctl.ops._modules import below
 from paramctl.ops._stats_columns import (
     CHANNELS,
     COLUMNS,
@@ -37,7 +38,6 @@ __all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "stats"]
 Found = TypeVar("Found")
 
 _MOST_NOTES = 10
-_MOST_LEVELS = 1000  # of modules within modules: a name may be a million dots
 _MERGED = ("mean", "std", "min", "max", "l2", "zeros", "nan", "inf")  # what totals tell of all
 
 
@@ -86,20 +86,8 @@ def stats(
 
 
 def _modules(params: Iterable[Param], depth: int | None) -> list[_Group]:
-    """The modules that have tensors of their own, or, with a depth, the branches down to it; parents first."""
-    found: dict[str, list[Param]] = {}
-    owners = {_owner(param.name) for param in params}
-    for param in params:
-        steps = param.name.split(".")[:-1]
-        for level in range(min(len(steps), _MOST_LEVELS if depth is None else depth) + 1):
-            path = ".".join(steps[:level])
-            if depth is not None or path in owners:
-                found.setdefault(path, []).append(param)
-    return [_Group(path, tuple(below)) for path, below in found.items()]
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
+    held = {param.name: param for param in params}
+    return [_Group(path, tuple(held[name] for name in names)) for path, names in below(held, depth).items()]
 
 
 # ----------------------------------------------------------------------------- a row

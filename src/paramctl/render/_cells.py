@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from paramctl.errors import escaped
@@ -150,6 +151,33 @@ def _bar(length: float, screen: Screen) -> str:
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
+def course_text(values: Sequence[float | None], screen: Screen) -> str:
+    """A bar for each of a row of numbers that are not negative, from 0 up, or from the least where all are near.
+
+    What is 0 is a dot, what is not known a blank. On a terminal they take a seventh of its columns at most: of numbers
+    that share one the greatest is shown.
+    """
+    bars, zero = (".:-=+*#%", "_") if screen.ascii else ("▁▂▃▄▅▆▇█", "·")
+    room = max(screen.width // 7, 6) if screen.is_terminal else len(values)
+    if len(values) > room:
+        edges = [at * len(values) // room for at in range(room + 1)]
+        parts = [[v for v in values[a:b] if v is not None] for a, b in pairwise(edges)]
+        values = [max(part, default=None) for part in parts]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    low = 0.0 if low <= high / 2 else low
+    text = ""
+    for value in values:
+        if value is None or not math.isfinite(value):
+            text += " " if value is None else "!"
+        elif value == 0:
+            text += zero
+        else:
+            share = (value - low) / (high - low or 1.0)
+            text += bars[max(math.ceil(share * len(bars)) - 1, 0)]
+    return text.rstrip() or "-"
+
+
 def value_text(value: Any, unit: str, screen: Screen) -> str:
     """A raw value as a reader wants it: `1,024`, `1.0 KiB`, `8×4`, four digits of a float."""
     if value is None or (unit != "shape" and value == []):
@@ -168,6 +196,10 @@ def value_text(value: Any, unit: str, screen: Screen) -> str:
         return name_text(value) if unit == "name" else escaped(value)
     if unit == "shape" and isinstance(value, (list, tuple)):
         return shape_text(value, screen)
+    if unit == "course" and isinstance(value, (list, tuple)):
+        return course_text(value, screen)
+    if unit == "tensor" and isinstance(value, dict):
+        return f"{shape_text(value['shape'], screen)} {escaped(value['dtype'])}"
     if unit == "histogram" and isinstance(value, (list, tuple)):
         return bars_text(value, screen)
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
