@@ -259,9 +259,8 @@ def test_a_buffer_that_is_used_again(tmp_path: Path):
         assert (first[:50], second) == (second, NUMBERS[100:150])
 
 
-def test_files_are_few_and_closed(tmp_path: Path, monkeypatch):
+def test_files_are_few_and_closed(tmp_path: Path):
     """No more files are open than there may be, and none once the window is closed."""
-    monkeypatch.setattr(contents, "_MOST_OPEN", 3)
 
     def opened() -> int:
         links = (os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -269,7 +268,7 @@ def test_files_are_few_and_closed(tmp_path: Path, monkeypatch):
 
     params = [stored(tmp_path / str(i), bytes([i]) * 10) for i in range(10)]
     packed = deflated(tmp_path, NUMBERS)
-    with contents.Window() as window:
+    with contents.Window(files=3) as window:
         for _ in range(2):
             for i, param in enumerate(params):
                 assert window.read(param, 2, 5) == bytes([i]) * 3
