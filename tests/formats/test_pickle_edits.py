@@ -224,6 +224,9 @@ CHANGES: dict[str, tuple[Any, Any, Any]] = {  # an object, an edit of its docume
     "rename an attribute": (
         lambda: argparse.Namespace(a=t(1), b=2), lambda d: d.rename({"a": "c"}), lambda root: keys(("a", "c"))(vars(root)) and root,
     ),
+    "drop a tensor that an empty dict is called like": (
+        lambda: {".": {}, "": {"": t(1)}}, lambda d: d.drop(["."]), lambda root: root.pop("") and root,
+    ),
     "rename a parameter of a module": (
         Renamed, lambda d: d.rename({"fc.weight": "fc.kernel"}), lambda m: keys(("weight", "kernel"))(m.fc._parameters) and m,
     ),

@@ -220,10 +220,10 @@ class Maker(NamedTuple):
     known: dict[Any, Node]
 
     def text(self, value: str) -> Node:
-        return self.shared(value, text(value))
+        return self.shared(("text", value), text(value))
 
     def named(self, module: str, name: str) -> Node:
-        return self.shared((module, name), named(module, name))
+        return self.shared(("named", module, name), named(module, name))
 
     def shared(self, key: Any, node: Node) -> Node:
         """The node that was given first for the key."""

@@ -70,7 +70,7 @@ class Places:
         return {entry.path: entry for entry in self.entries if type(entry.item) is TensorNote}
 
     def find(self, path: str) -> list[int]:
-        """What is called `path`: more than one thing, where two keys of a dict read the same.
+        """What is called `path`: tensors before all else, and more than one thing where two keys read the same.
 
         Raises:
             FileError: nothing is.
@@ -79,7 +79,8 @@ class Places:
             close = ", ".join(shortened(name) for name in nearest(path, list(self.by_path)))
             hint = f"did you mean {close}?" if close else ""
             raise FileError(self.name, f"nothing is called {shortened(path)}", hint=hint)
-        return self.by_path[path]
+        found = self.by_path[path]
+        return [index for index in found if type(self.entries[index].item) is TensorNote] or found
 
     # ------------------------------------------------------------------ what is in what
 
