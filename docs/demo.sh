@@ -17,3 +17,4 @@ show paramctl init models/tied.py --scheme kaiming --seed 0 -o "$scratch/tied.pt
 show paramctl convert "$scratch/tied.pt" "$scratch/tied.safetensors" -f table
 show paramctl diff "$scratch/tied.pt" "$scratch/tied.safetensors" --all -f table
 show paramctl ties "$scratch/tied.safetensors" -f table
+show paramctl grad models/tied.py 2 --input 2,4 --seed 0 -f table

@@ -20,6 +20,7 @@ os.environ |= {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": 
 from paramctl import cli, initializers, plan  # noqa: E402 - typer reads the width when it is imported
 from paramctl.errors import Exit  # noqa: E402
 from paramctl.ops._diff_rows import columns as diff_columns  # noqa: E402
+from paramctl.ops._grad_columns import COLUMNS as GRAD  # noqa: E402
 from paramctl.ops._history_shown import COLUMNS as HISTORY  # noqa: E402
 from paramctl.ops._stats_columns import COLUMNS as STATS  # noqa: E402
 from paramctl.ops.check import COLUMNS as CHECK  # noqa: E402
@@ -45,6 +46,7 @@ COLUMNS = {
     "check": CHECK,
     "match": MATCH,
     "history": HISTORY,
+    "grad": GRAD,
 }
 LISTED = initializers.COLUMNS  # the rows of `init --list`
 STATUSES = {
@@ -74,6 +76,39 @@ Its `numel` counts the elements that both sides have, of which `l2`, `rel_l2` an
 Its `mending` is what would make it fit, and null where nothing was found: `at` and `rules`, as `convert` takes them,
 `steps` with their evidence, `reshapes` that no renaming mends, and in `then` what is left.
 `history` counts `checkpoints`, `parameters`, and for each mark the parameters that have it.
+`grad` adds the `loss` and the `grad_l2` of all its rows.
+It counts the parameters that are `frozen`, `unused`, `zero`, `vanishing` or `exploding`, if there are any.
+Its `sum_error` is by how much the uses of a parameter miss its gradient, as a share of the gradient's largest element.
+"""
+GRADIENTS = """A row whose `use` is null is about a parameter.
+Its `grad_l2` is null where there is no gradient, which is not the same as 0.
+Norms are of the finite elements, and `ratio` is `grad_l2` over `value_l2`.
+`zeros`, `nan` and `inf` count elements of the gradient.
+Where several operations take a parameter, the rows below it are about one of them each.
+Their `use` is the name that the parameter has there, with what tells it from the others:
+
+| use | means |
+| --- | --- |
+| `lm_head.weight` | in the module that holds it under this name |
+| `4.weight (call 2)` | in the second call of that module, which is called more than once |
+| `W (use 2)` | the second operation that takes it, in the same call |
+| `wte.weight (in decoder)` | in the forward of another module |
+| `a.weight = b.weight (call 1)` | one module under two names, and its caller does not say which |
+
+Contributions are the gradients that arrive over the edges of autograd's own graph: nothing is run or computed twice.
+`share` is the part of the whole gradient that a use is: its projection on the whole, over the square of the whole.
+Shares add up to 1; a negative one works against the others.
+
+`mark` is the first of these that holds:
+
+| mark | means |
+| --- | --- |
+| `nan` | not all elements of the values, or of the gradient, are finite |
+| `frozen` | it requires no gradient |
+| `unused` | it requires one and has none: the loss does not depend on it |
+| `zero` | every element of the gradient is 0 |
+| `vanishing` | `grad_l2` is below a thousandth of the last layer's, the greatest in the module that was used last |
+| `exploding` | it is above a thousand times that |
 """
 DIGESTS = """`ls --digest` gives each tensor the SHA-256 of a line of text, `DTYPE SHAPE`, and then of its elements:
 
@@ -143,6 +178,8 @@ def command(name: str) -> Iterator[str]:
     yield f"\nRow keys: {_codes(keys)}.\n" if keys else f"\n{NO_ROWS}\n"
     if name == "ls":
         yield f"With `--digest` also {_codes([DIGEST.key])}, [see below](#digests).\n"
+    if name == "grad":
+        yield "What they mean is [below](#gradients).\n"
     if name == "init":
         yield f"Row keys of `init --list`: {_codes([column.key for column in LISTED])}.\n"
 
@@ -159,6 +196,7 @@ def page() -> Iterator[str]:
     yield TOTALS
     yield f"\n## Digests\n\n{DIGESTS}"
     yield f"\n## Conditions\n\n{CONDITIONS}"
+    yield f"\n## Gradients\n\n{GRADIENTS}"
     yield "\n## Exit status\n\n| status | means |\n| --- | --- |\n"
     yield "".join(f"| {int(status)} | {STATUSES[status]} |\n" for status in Exit)
     yield "\n## Initializers\n\nAs `paramctl init --list -f markdown` prints them.\n\n"

@@ -159,6 +159,17 @@ def test_ties_are_told(tmp_path, monkeypatch):
     ]
 
 
+def test_gradients_are_as_their_command(run):
+    """`grad` of a definition gives the rows that the command of its name prints, as often as asked."""
+    model = paramctl.open(MODELS / "tied.py")
+    words = (MODELS / "tied.py", "2", "--input", "2,4", "--target", "2,1", "--loss", "mse", "--seed", 3, "-f", "json")
+    given = {"input": ["2,4"], "target": "2,1", "loss": "mse", "seed": 3}
+    printed = run("grad", *words).json
+    for _ in range(2):
+        report = model.select("2").grad(**given)
+        assert (report.dicts(), dict(report.totals)) == (printed["rows"], printed["totals"])
+
+
 def test_an_error_is_a_paramctl_error(states):
     """A file that is not there, a scheme that is none and a value that does not fit are all ParamctlError."""
     model = paramctl.open("model.pt")

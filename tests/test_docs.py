@@ -93,6 +93,7 @@ def in_process(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]
         patch.setenv("COLUMNS", str(WIDTH))
         patch.setenv("NO_COLOR", "1")
         patch.setattr("paramctl.cli._progress._BEFORE", math.inf)  # on a slow machine too
+        patch.setenv("TERM", "dumb")
         code = cli.run(words)
         screen.flush()
     return screen.buffer.getvalue().decode(), int(code)

@@ -327,6 +327,42 @@ class Model:
         edit: Edit = ops.edit.Edit(model.checkpoint, ops.set.set(model.checkpoint, assignments, rules=rules))
         return edit
 
+    def grad(
+        self,
+        *,
+        input: Sequence[str] = (),  # noqa: A002 - the option's name
+        target: str = "",
+        loss: str = "",
+        weights: str = "",
+        strict: bool = True,
+        mode: Literal["train", "eval"] = "train",
+        seed: int | None = None,
+    ) -> Report:
+        """One forward and one backward pass: a row for each chosen parameter, and one for each use of a tied one.
+
+        A definition that was opened with values is run as it stands, and keeps what that leaves in it, as the averages
+        of a batch norm; else it is built for this.
+
+        Args:
+            input: each as `2,4`, `2,4:0-1`, `int:2,16:0-999` or a file; `name=` before it says of which argument.
+            target: in the same forms.
+            loss: `sum`, `mean`, `mse`, `cross_entropy` or `file.py:function`.
+            weights: a checkpoint that the values are of.
+            strict: whether it is to fit entirely.
+            mode: of `Module.train` or `Module.eval`.
+            seed: torch's, before the definition is built.
+        """
+        model = self.with_values(seed)
+        module = ops.grad
+        made = module.grad(
+            model.checkpoint,
+            model.unsliced("grad"),
+            module.Wanted((*input,), target, loss, weights, strict, mode),
+            root=self.root,
+            seed="" if seed is None else str(seed),
+        )
+        return _report(made)
+
 
 def _report(report: Any) -> Report:
     made: Report = report

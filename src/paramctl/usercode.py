@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,14 +21,20 @@ _INSTALLED = f"{sys.base_prefix}{os.sep}lib"
 
 @contextlib.contextmanager
 def running(
-    what: str, *, folder: Path | None = None, hint: str = "", error: type[ParamctlError] = ParamctlError
+    what: str,
+    *,
+    folder: Path | None = None,
+    hint: str | Callable[[], str] = "",
+    within: Callable[[], str] = lambda: "",
+    error: type[ParamctlError] = ParamctlError,
 ) -> Iterator[None]:
     """While the user's code runs: what it prints goes to stderr, and what it raises becomes one short error.
 
     Args:
         what: the code, as the user named it.
         folder: where it finds its neighbours, first in `sys.path` as for `python file.py`; None: the working directory.
-        hint: for the error.
+        hint: for the error; asked for when there is one.
+        within: says more of where it was, behind the line.
         error: its class.
 
     Raises:
@@ -42,7 +48,8 @@ def running(
     except ParamctlError:
         raise
     except (Exception, SystemExit) as raised:  # whatever a stranger's code raises
-        raise error(f"{shortened(what)}: {_where(raised)}{_said(raised)}", hint=hint) from raised
+        said = f"{shortened(what)}: {_where(raised)}{within()}{_said(raised)}"
+        raise error(said, hint=hint if isinstance(hint, str) else hint()) from raised
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(importable)

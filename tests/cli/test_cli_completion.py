@@ -52,7 +52,7 @@ def complete(folder):
             "paramctl ",
             [
                 *("tree", "ls", "info", "show", "stats", "ties", "diff", "init", "set"),
-                *("convert", "tie", "untie", "check", "match", "history"),
+                *("convert", "tie", "untie", "check", "match", "history", "grad"),
             ],
         ),
         ("paramctl s", ["show", "stats", "set"]),
@@ -71,6 +71,7 @@ def complete(folder):
         ("paramctl ls model.pt 0.bias 2.", ["2.bias", "2.weight"]),
         ("paramctl ls model.pt --sort st", ["stride", "storage", "storage_offset"]),
         ("paramctl ls --columns name,d", ["name,dtype", "name,digest"]),
+        ("paramctl grad --columns use,g", ["use,grad_l2"]),
         ("paramctl ls no.pt 0", []),
         ("paramctl ls models/mlp.py 0", []),  # a definition is not run for this
         ("paramctl ls torchvision.models:resnet18 0", []),

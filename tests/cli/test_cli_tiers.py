@@ -93,6 +93,7 @@ def without(folder, tmp_path):
         (("history", "--help"), set()),
         (("--help",), set()),
         (("init", "--help"), set()),
+        (("grad", "--help"), set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -141,6 +142,7 @@ def test_files_need_no_torch(words, without):
         ("init", "model.pt", "--scheme", "zeros"),
         ("init", "models/mlp.py", "--scheme", "zeros"),
         ("init", "--list"),
+        ("grad", "models/tied.py"),
     ],
     ids=" ".join,
 )

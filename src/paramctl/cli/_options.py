@@ -136,8 +136,11 @@ class Output:
         self.check()
         terminal = sys.stdout.isatty()
         style = self.format or ("names" if self.null else default or ("table" if terminal else "tsv"))
-        screen = _screen(self, terminal=terminal, full=full)
-        self.print(report, style, screen)
+        self.print(report, style, self.screen(full=full))
+
+    def screen(self, *, full: bool = False) -> render.Screen:
+        """What stdout is."""
+        return _screen(self, terminal=sys.stdout.isatty(), full=full)
 
     def print(self, report: Report, style: str, screen: render.Screen) -> None:
         """Print through the renderer `style`."""

@@ -242,6 +242,7 @@ def totals_text(totals: Mapping[str, Any], screen: Screen) -> str:
         "storage_nbytes",
         "dtypes",
         "modules",
+        "sum_error",
     }
     words = [_counted(totals["tensors"], "tensors")] if "tensors" in totals else []
     numel, unique = totals.get("numel"), totals.get("unique_numel", totals.get("numel"))

@@ -30,7 +30,7 @@ _LESS_NEEDED = (
 )
 _LESS_NEEDED_THAN_NUMBERS = (
     *("shape", "dtype", "l2", "zeros", "max", "min", "max_abs", "a → b", "a -> b"),
-    *("cos_first", "rel_update"),
+    *("cos_first", "rel_update", "ratio"),
 )
 _LESS_NEEDED_THAN_STATUS = ("detail", "tensors", "a", "b")
 _NARROW = 24  # names are not folded further while a count can make room
