@@ -29,6 +29,7 @@ from paramctl.ops.ls import DIGEST  # noqa: E402
 from paramctl.ops.match import COLUMNS as MATCH  # noqa: E402
 from paramctl.ops.show import COLUMNS as SHOW  # noqa: E402
 from paramctl.ops.ties import COLUMNS as TIES  # noqa: E402
+from paramctl.ops.watch import COLUMNS as WATCH  # noqa: E402
 
 COLUMNS = {
     "tree": LS,
@@ -47,11 +48,12 @@ COLUMNS = {
     "match": MATCH,
     "history": HISTORY,
     "grad": GRAD,
+    "watch": WATCH,
 }
 LISTED = initializers.COLUMNS  # the rows of `init --list`
 STATUSES = {
     Exit.DONE: "it is done",
-    Exit.NO: "the answer is no: `check` found a fault, `diff` a difference, `match` no fit",
+    Exit.NO: "the answer is no: `check` found a fault, `diff` a difference, `match` no fit, `watch` saw it diverge",
     Exit.ERROR: "it could not be done: stderr says why, in at most three lines",
     Exit.INTERRUPTED: "interrupted, as by Ctrl-C",
     Exit.CLOSED_PIPE: "whoever read the output went away, as `head` does",
@@ -79,6 +81,7 @@ Its `mending` is what would make it fit, and null where nothing was found: `at` 
 `grad` adds the `loss` and the `grad_l2` of all its rows.
 It counts the parameters that are `frozen`, `unused`, `zero`, `vanishing` or `exploding`, if there are any.
 Its `sum_error` is by how much the uses of a parameter miss its gradient, as a share of the gradient's largest element.
+`watch` adds `steps`, the last `loss`, and how many `ties` there are.
 """
 GRADIENTS = """A row whose `use` is null is about a parameter.
 Its `grad_l2` is null where there is no gradient, which is not the same as 0.

@@ -159,8 +159,8 @@ def test_ties_are_told(tmp_path, monkeypatch):
     ]
 
 
-def test_gradients_are_as_their_command(run):
-    """`grad` of a definition gives the rows that the command of its name prints, as often as asked."""
+def test_gradients_and_training_are_as_their_commands(run):
+    """`grad` and `watch` of a definition give the rows that the commands of their names print, as often as asked."""
     model = paramctl.open(MODELS / "tied.py")
     words = (MODELS / "tied.py", "2", "--input", "2,4", "--target", "2,1", "--loss", "mse", "--seed", 3, "-f", "json")
     given = {"input": ["2,4"], "target": "2,1", "loss": "mse", "seed": 3}
@@ -168,6 +168,10 @@ def test_gradients_are_as_their_command(run):
     for _ in range(2):
         report = model.select("2").grad(**given)
         assert (report.dicts(), dict(report.totals)) == (printed["rows"], printed["totals"])
+    watched = model.select("2").watch(**given, steps=4, optimizer="adam(lr=0.1)", every=3)
+    made = watched.report(list(watched)).dicts()
+    assert made == run("watch", *words, "--steps", 4, "--optimizer", "adam(lr=0.1)", "--every", 3).rows
+    assert [row["step"] for row in made] == [1, 1, 3, 3, 4, 4]
 
 
 def test_an_error_is_a_paramctl_error(states):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from paramctl.ops.convert import Conversion
     from paramctl.ops.edit import Edit
+    from paramctl.ops.watch import Watch
     from paramctl.recipe import Rule
 
 
@@ -362,6 +363,55 @@ class Model:
             seed="" if seed is None else str(seed),
         )
         return _report(made)
+
+    def watch(
+        self,
+        *,
+        input: Sequence[str] = (),  # noqa: A002 - the option's name
+        target: str = "",
+        loss: str = "",
+        weights: str = "",
+        strict: bool = True,
+        mode: Literal["train", "eval"] = "train",
+        steps: int = 100,
+        optimizer: str = "sgd(lr=0.1)",
+        every: int = 1,
+        fresh: bool = False,
+        save: str = "",
+        save_every: int = 0,
+        save_optimizer: bool = False,
+        seed: int | None = None,
+    ) -> Watch:
+        """Train, and watch: iterate over what this returns for the steps, each as it is made.
+
+        Args:
+            input: as for `grad`; so are `target`, `weights`, `strict` and `mode`.
+            target: without one it is drawn, as the loss needs it.
+            loss: as for `grad`; mse, or cross_entropy for a target of integers.
+            weights: where to begin.
+            strict: whether they are to fit entirely.
+            mode: of `Module.train` or `Module.eval`.
+            steps: how many at most.
+            optimizer: one of `torch.optim` by name, as `adam(lr=1e-3)`.
+            every: of which steps to tell; the first and the last are told too.
+            fresh: draw anew for each step what is drawn.
+            save: a file for the model at the end; `{step}` in it stands for the step.
+            save_every: write one each so many steps, too.
+            save_optimizer: write `{"model", "optimizer", "step", "loss"}`, and not the state dict alone.
+            seed: torch's, before the definition is built.
+        """
+        model = self.with_values(seed)
+        module = ops.watch
+        made: Watch = module.watch(
+            model.checkpoint,
+            model.unsliced("watch"),
+            module.Wanted((*input,), target, loss, weights, strict, mode, "mse"),
+            module.Course(steps, optimizer, every, fresh),
+            saving=module.Saving(save, save_every, save_optimizer),
+            root=self.root,
+            seed="" if seed is None else str(seed),
+        )
+        return made
 
 
 def _report(report: Any) -> Report:

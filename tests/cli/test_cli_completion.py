@@ -52,7 +52,7 @@ def complete(folder):
             "paramctl ",
             [
                 *("tree", "ls", "info", "show", "stats", "ties", "diff", "init", "set"),
-                *("convert", "tie", "untie", "check", "match", "history", "grad"),
+                *("convert", "tie", "untie", "check", "match", "history", "grad", "watch"),
             ],
         ),
         ("paramctl s", ["show", "stats", "set"]),

@@ -94,6 +94,7 @@ def without(folder, tmp_path):
         (("--help",), set()),
         (("init", "--help"), set()),
         (("grad", "--help"), set()),
+        (("watch", "--help"), set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -143,6 +144,7 @@ def test_files_need_no_torch(words, without):
         ("init", "models/mlp.py", "--scheme", "zeros"),
         ("init", "--list"),
         ("grad", "models/tied.py"),
+        ("watch", "models/tied.py", "-f", "table"),
     ],
     ids=" ".join,
 )

@@ -838,7 +838,7 @@ def test_what_cannot_be_run_is_said_in_three_lines(line, run, tmp_path, monkeypa
 def test_a_file_has_nothing_to_run(run, tmp_path):
     """A checkpoint alone is refused, with what to name."""
     torch.save(built("mlp").state_dict(), tmp_path / "m.pt")
-    for command in ("grad",):
+    for command in ("grad", "watch"):
         done = run(command, tmp_path / "m.pt")
         path = tmp_path / "m.pt"
         assert (done.code, done.out) == (2, "")

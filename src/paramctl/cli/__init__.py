@@ -15,7 +15,7 @@ import typer
 from paramctl.cli._options import expanded
 from paramctl.errors import Exit, ParamctlError, escaped
 
-_NAMES = "tree ls info show stats ties diff init set convert tie untie check match history grad"
+_NAMES = "tree ls info show stats ties diff init set convert tie untie check match history grad watch"
 COMMANDS: dict[str, str] = {name: f"paramctl.cli.{name}" for name in _NAMES.split()}
 _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer exports under no name of its own
 

@@ -13,7 +13,7 @@ from paramctl.errors import MissingLibraryError
 
 OPERATIONS = (
     "ls", "tree", "info", "ties", "show", "set", "init", "edit", "check", "stats", "diff", "convert", "tie", "match",
-    "history", "grad",
+    "history", "grad", "watch",
 )  # fmt: skip
 _LIBRARIES = ("torch", "numpy", "ml_dtypes", "numkong")
 
