@@ -609,8 +609,12 @@ class Run:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all checkpoints, each counted once."""
-        counted: int = sum(totals(one, tuple(one.params.values()))["unique_nbytes"] for one in self.row.checkpoints)
+        """Bytes of what is chosen of all checkpoints, each counted once."""
+        rows = zip(*ops.history.chosen(self.row.checkpoints, self.patterns, self.filters).values(), strict=True)
+        counted: int = sum(
+            totals(checkpoint, [param for param in params if param is not None])["unique_nbytes"]
+            for checkpoint, params in zip(self.row.checkpoints, rows, strict=True)
+        )
         return counted
 
     def select(

@@ -139,6 +139,7 @@ def test_bytes_of_tied_names_are_read_once(tmp_path, monkeypatch):
     run = paramctl.run("s1.pt", "s2.pt", "s3.pt")
     run.history(tell=tell)
     assert taken[0] == run.nbytes == 3 * 4 * 51_000
+    assert run.select("c").nbytes == 3 * 4 * 1000
 
 
 def test_a_parameter_may_come_go_and_change_its_shape(tmp_path, monkeypatch):

@@ -392,6 +392,17 @@ def test_a_part_of_a_checkpoint_is_matched(state, run):
     assert run("match", "nested.pt", "models/mlp.py", "--at", "net").code == 0
 
 
+def test_the_command_goes_on_from_where_it_was_rooted(state, run):
+    """--at, and what was found below it, are one path in the command; arguments of the definition are in it, too."""
+    torch.save({"net": {"ema": {f"x{i}y.{n}": t for i, (n, t) in enumerate(state.items())}, "step": 1}}, "m.pt")
+    result = run("match", "m.pt", "models/mlp.py", "--at", "net", "--arg", "hidden=8", "-f", "json")
+    assert result.json["totals"]["mending"]["at"] == "net.ema"
+    match, convert = (shlex.split(line)[1:] for line in result.err.splitlines()[-2].split("; "))
+    assert match[3:7] == ["--at", "net.ema", "--arg", "hidden=8"]
+    assert (run(*match).code, run(*convert).code) == (1, 0)
+    assert run("match", "OUT.pt", "models/mlp.py").code == 0
+
+
 def test_a_model_of_any_size_is_matched_by_its_header(tmp_path, monkeypatch, run):
     """A definition of a trillion parameters, and a file of two terabytes that is not there, are matched."""
     monkeypatch.chdir(tmp_path)

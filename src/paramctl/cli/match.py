@@ -57,7 +57,8 @@ def command(
     A row for each name, with what is nearest to it. What would mend it is looked for, and said as a command to run: a
     prefix to take away or to add, names that are systematically others, layers counted from another number, weights
     below `state_dict`, `model` or `ema`. A renaming is one-to-one, and its shapes agree. What no renaming mends is
-    told: transposed matrices, q, k and v in one, a vocabulary that was padded.
+    told: transposed matrices, q, k and v in one, a vocabulary that was padded. On a terminal only what does not fit
+    has a row, and no name that a prefix or a word alone makes right.
 
     The status is `ok`; `cast`, another dtype, which torch copies; `tie`, tied in the model and two tensors in the file;
     `untied`, the reverse; or a fault: `missing`, `unexpected`, `shape`, `dtype`.

@@ -71,8 +71,7 @@ def below(path: str) -> str:
 
 def is_by_spelling(detail: str, mending: Mapping[str, Any]) -> bool:
     """Whether a name becomes its candidate by nothing but the root and steps that go by how names are spelled."""
-    labels = [below(mending["at"])] if mending["at"] else []
-    labels += [step["label"] for step in mending["steps"] if step["kind"] in SPELLED]
+    labels = [step["label"] for step in mending["steps"] if step["kind"] == "root" or step["kind"] in SPELLED]
     for label in labels:
         if detail.startswith(label):
             detail = detail[len(label) :].removeprefix(", ")

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paramctl.checkpoint import Module
 from paramctl.correspondence import Correspondence, Reshape
 from paramctl.correspondence.templates import label, starred
 from paramctl.errors import escaped, shortened
 from paramctl.formats.targets import TARGETS
+from paramctl.ops._match_candidates import below
 from paramctl.ops._match_rows import FAULTS, Side
 from paramctl.source import Source
 
@@ -41,47 +41,43 @@ def mended(given: Side, found: Correspondence) -> Side:
     params = {new: given.params[old]._replace(name=new) for old, new in found.names.items()}
     others = {name[len(prefix) :]: value for name, value in given.others.items() if name.startswith(prefix)}
     aliases = frozenset(found.names[name] for name in given.aliases if name in found.names)
-    modules = {} if found.steps else _below(given.checkpoint.modules, found.root.path)
-    checkpoint = replace(given.checkpoint, modules=modules)  # a renaming leaves no word of how modules were saved
+    checkpoint = replace(given.checkpoint, modules={})  # a new file has no word of how modules were saved
     return given._replace(checkpoint=checkpoint, params=params, others=others, aliases=aliases)
-
-
-def _below(modules: Mapping[str, Module], root: str) -> dict[str, Module]:
-    if not root:
-        return dict(modules)
-    prefix = f"{root}."
-    return {
-        path.removeprefix(prefix) if path != root else "": module
-        for path, module in modules.items()
-        if path == root or path.startswith(prefix)
-    }
 
 
 # ----------------------------------------------------------------------------- for programs
 
 
-def mending(found: Correspondence, then: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What would be done, as JSON has it; None where nothing was found."""
+def mending(found: Correspondence, then: Mapping[str, Any] | None, *, at: str = "") -> dict[str, Any] | None:
+    """What would be done, as JSON has it; None where nothing was found. `at`: where it is rooted already."""
     if not (found.root.path or found.steps or found.reshapes):
         return None
+    steps = [
+        {
+            "kind": step.kind,
+            "rules": list(step.rules),
+            "tensors": step.tensors,
+            "evidence": step.evidence,
+            "label": step.label,
+        }
+        for step in found.steps
+    ]
     return {
-        "at": found.root.path,
-        "others": list(found.root.others),
+        "at": ".".join(filter(None, (at, found.root.path))),
         "rules": list(found.rules),
-        "steps": [
-            {
-                "kind": step.kind,
-                "rules": list(step.rules),
-                "tensors": step.tensors,
-                "evidence": step.evidence,
-                "label": step.label,
-            }
-            for step in found.steps
-        ],
+        "steps": [*_rooting(found), *steps],
         "reshapes": _grouped(found.reshapes),
         "doubtful": _labels(found.doubtful),
         "then": then,
     }
+
+
+def _rooting(found: Correspondence) -> Iterator[dict[str, Any]]:
+    path, others = found.root
+    if path:
+        more = f" ({', '.join(others)} too)" if others else ""
+        why = f"the model's tensors are below {path}{more}"
+        yield {"kind": "root", "rules": [], "tensors": len(found.names), "evidence": why, "label": below(path)}
 
 
 def _grouped(reshapes: Iterable[Reshape]) -> list[dict[str, Any]]:
@@ -114,11 +110,7 @@ def _labels(names: Iterable[str]) -> list[str]:
 
 def rename_file(mending: Mapping[str, Any]) -> str:
     """The renaming as `convert --rename-file` reads it, with the evidence as comments."""
-    lines = (
-        [f"# below {escaped(mending['at'])}: convert --at {escaped(shlex.quote(mending['at']))}"]
-        if mending["at"]
-        else []
-    )
+    lines = [f"# convert --at {escaped(shlex.quote(mending['at']))}"] if mending["at"] else []
     for step in mending["steps"]:
         lines += [f"# {escaped(step['evidence'])}", *step["rules"]]
     return "".join(f"{line}\n" for line in lines)
@@ -128,7 +120,6 @@ def rename_file(mending: Mapping[str, Any]) -> str:
 
 
 def notes(
-    found: Correspondence,
     made: Mapping[str, Any] | None,
     counts: Mapping[str, int],
     sources: tuple[Source, Source],
@@ -143,15 +134,12 @@ def notes(
     said = [f"{a} does not fit {b}: {wrong or 'see above'}"]
     if made is None:
         return tuple(said)
-    if found.root.path:
-        more = f" ({_listed(found.root.others)} too)" if found.root.others else ""
-        said.append(f"the model's tensors are below {shortened(found.root.path)}{more}")
-    said += [shortened(step.evidence, _WIDEST) for step in found.steps]
+    said += [shortened(step["evidence"], _WIDEST) for step in made["steps"]]
     said += [line for kind in _SAID for line in _of_kind(kind, made["reshapes"])]
     if made["doubtful"]:
         said.append(f"  square, so that no shape tells whether they are, too: {_listed(made['doubtful'])}")
     if made["then"] is not None:
-        said += [f"  {_command(found, sources)}", _outlook(made["then"])]
+        said += [f"  {_command(made, sources)}", _outlook(made["then"])]
     return tuple(said)
 
 
@@ -185,13 +173,15 @@ def _outlook(then: Mapping[str, Any]) -> str:
     return f"then {left} remain" if left else "then its own code still refuses"
 
 
-def _command(found: Correspondence, sources: tuple[Source, Source]) -> str:
+def _command(made: Mapping[str, Any], sources: tuple[Source, Source]) -> str:
     """The command that mends it; by way of a file where the rules are many, or long."""
     a, b = (shlex.quote(source.name) for source in sources)
     suffix = Path(sources[0].name).suffix
-    at = f" --at {shlex.quote(found.root.path)}" if found.root.path else ""
+    at = f" --at {shlex.quote(made['at'])}" if made["at"] else ""
     convert = f"paramctl convert {a} OUT{suffix if suffix in _SUFFIXES else '.safetensors'}{at}"
-    line = convert + "".join(f" --rename {shlex.quote(rule)}" for rule in found.rules)
-    if len(found.rules) > _MOST_ON_A_LINE or len(line) > _WIDEST or not line.isprintable():
-        line = f"paramctl match {a} {b} --emit-rename names.txt; {convert} --rename-file names.txt"
+    line = convert + "".join(f" --rename {shlex.quote(rule)}" for rule in made["rules"])
+    if len(made["rules"]) > _MOST_ON_A_LINE or len(line) > _WIDEST or not line.isprintable():
+        arguments = (f" --arg {shlex.quote(f'{key}={value}')}" for key, value in sources[1].arguments.items())
+        again = f"paramctl match {a} {b}{at}{''.join(arguments)} --emit-rename names.txt"
+        line = f"{again}; {convert} --rename-file names.txt"
     return line if line.isprintable() else escaped(line)

@@ -77,8 +77,7 @@ def history(
         FileError: the bytes are not there.
         ParamctlError: a column that is none.
     """
-    chosen = _chosen(row.checkpoints, patterns, filters)
-    courses, notes = _courses(chosen, len(row.checkpoints), tell)
+    courses, notes = _courses(chosen(row.checkpoints, patterns, filters), len(row.checkpoints), tell)
     if by == "module" or depth is not None:
         courses = _by_module(courses, depth)
     marked = marks(courses, limits)
@@ -100,7 +99,7 @@ def _numbers(point: Point) -> tuple[Any, ...]:
     return (point.l2, point.update, point.rel_update, *angles, point.nan, point.inf)
 
 
-def _chosen(
+def chosen(
     checkpoints: Sequence[Checkpoint], patterns: Sequence[str], filters: Filters
 ) -> dict[str, list[Param | None]]:
     """The chosen tensors of each checkpoint, by name, in the order in which they first appear."""
@@ -115,7 +114,7 @@ def _chosen(
 
 
 def _courses(
-    chosen: Mapping[str, list[Param | None]], count: int, tell: Callable[[int], None] | None
+    tensors: Mapping[str, list[Param | None]], count: int, tell: Callable[[int], None] | None
 ) -> tuple[dict[str, Sequence[Point | None]], list[str]]:
     """Each tensor is read once, whatever the number of its names; what cannot be told is left out, and noted."""
     known: dict[Any, Sequence[Point | None]] = {}
@@ -123,7 +122,7 @@ def _courses(
     notes: list[str] = []
     windows = [Window(tell, files=max(1, _MOST_FILES // count)) for _ in range(count)]
     try:
-        for name, params in chosen.items():
+        for name, params in tensors.items():
             key = tuple(None if param is None else _identity(param) for param in params)
             try:
                 if key not in known:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from paramctl import formats, sharing
-from paramctl.checkpoint import Checkpoint, branches
+from paramctl.checkpoint import Checkpoint, Param, branches
 from paramctl.correspondence import Correspondence, correspond, form
 from paramctl.errors import ParamctlError, shortened
 from paramctl.ops._match_candidates import with_candidates
@@ -42,13 +42,14 @@ _COPIED = frozenset((  # each into any of these
 ))  # fmt: skip
 
 
-def match(a: Checkpoint, b: Checkpoint, *, strict_dtype: bool = False) -> Report:
+def match(a: Checkpoint, b: Checkpoint, *, strict_dtype: bool = False, at: str = "") -> Report:
     """A row for each name of both: the model's in its order, then what it does not want.
 
     Args:
         a: the checkpoint.
         b: the model, or the checkpoint whose place it would take.
         strict_dtype: whether another dtype is a fault: torch copies it, and the model keeps its own.
+        at: where the checkpoint is rooted, for the command that is said.
 
     Returns:
         Rows of which `a` and `b` are `{"dtype", "shape"}`. `totals["fits"]` is the answer. `totals["mending"]` is what
@@ -63,10 +64,10 @@ def match(a: Checkpoint, b: Checkpoint, *, strict_dtype: bool = False) -> Report
         after, more = outcome(mended(given, found), wanted, strict_dtype=strict_dtype)
         then = {"fits": not more and _fits(after), **_counts(after)}
     rows = _with_tied_candidates(with_candidates(rows, found), wanted)
-    made = mending(found, then)
+    made = mending(found, then, at=at)
     fits = not said and _fits(rows)
     counts = _counts(rows)
-    words = (*said, *notes(found, made, counts, (a.source, b.source), fits=fits))
+    words = (*said, *notes(made, counts, (a.source, b.source), fits=fits))
     return Report(COLUMNS, tuple(map(_told, rows)), {"fits": fits, **counts, "mending": made}, a.source.name, a.format,
                   notes=words)  # fmt: skip
 
@@ -83,8 +84,11 @@ def _fits(rows: Iterable[Row]) -> bool:
 
 
 def _told(row: Row) -> tuple[Any, ...]:
-    sides = (None if one is None else {"dtype": one.dtype.name, "shape": list(one.shape)} for one in (row.a, row.b))
-    return (row.name, row.status, *sides, row.candidate, row.detail or None)
+    return (row.name, row.status, _side(row.a), _side(row.b), row.candidate, row.detail or None)
+
+
+def _side(param: Param | None) -> dict[str, Any] | None:
+    return None if param is None else {"dtype": param.dtype.name, "shape": list(param.shape)}
 
 
 def _correspondence(given: Side, wanted: Side) -> Correspondence:
