@@ -577,7 +577,7 @@ def match(
     if at and a.live is not None:
         raise ParamctlError(f"{shortened(a.source.name)}: --at goes with a checkpoint, and this is a definition")
     b = formats.read(_source(model, arguments))
-    return _report(ops.match.match(rooted(a, at) if at else a, b, strict_dtype=strict_dtype))
+    return _report(ops.match.match(rooted(a, at) if at else a, b, strict_dtype=strict_dtype, at=at))
 
 
 def shown(report: Report, operation: Literal["match", "history"]) -> Report:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 Unit = Literal[
     "", "word", "name", "names", "shape", "layout", "count", "bytes", "number", "share", "cosine", "value", "histogram",
-    "digest", "bar", "tensor", "course",
+    "digest", "bar", "course",
 ]  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def test_what_fits_ends_with_0(state, run):
     result = run("match", "mlp.pt", "models/mlp.py", "-f", "json")
     assert (result.code, result.err) == (0, "mlp.pt fits models/mlp.py\n")
     assert [list(row) for row in result.rows] == [KEYS] * 4
-    side = {"dtype": "float32", "shape": [8, 4]}
+    side = "float32 [8,4]"
     assert result.rows[0] == {
         "name": "0.weight",
         "status": "ok",
@@ -181,6 +181,18 @@ def test_a_tied_name_that_is_missing_has_its_tie_for_a_candidate(state, run):
         "4.weight": ("2.weight", "tied to 2.weight in the model"),
         "4.bias": ("2.bias", "tied to 2.bias in the model"),
     }
+
+
+def test_the_nearest_may_have_a_name_that_is_wanted(state, run):
+    """A tensor that stands where another shape is wanted is the candidate for a missing one of its own shape."""
+    rows = {row["name"]: row for row in run("match", "mlp.pt", "models/tied.py", "-f", "json").rows}
+    assert {name: row["candidate"] for name, row in rows.items() if row["status"] == "missing"} == {
+        "4.weight": "2.weight",
+        "4.bias": "2.bias",
+        "6.weight": "2.weight",
+        "6.bias": "2.bias",
+    }
+    assert (rows["2.weight"]["a"], rows["2.weight"]["b"]) == ("float32 [1,8]", "float32 [8,8]")
 
 
 # ----------------------------------------------------------------------------- the model's own code
@@ -335,7 +347,7 @@ def save_layers(path: str, *names: str, more: dict[str, torch.Tensor]) -> None:
     torch.save({f"h.{i}.{name}": torch.zeros(2, 2) for i in range(12) for name in names} | more, path)
 
 
-B = {"dtype": "float32", "shape": [2, 2]}
+B = "float32 [2,2]"
 
 
 def test_a_terminal_has_what_does_not_fit(state):
@@ -346,7 +358,7 @@ def test_a_terminal_has_what_does_not_fit(state):
     assert [column.key for column in report.columns] == ["name", "tensors", *KEYS[1:]]
     assert report.rows == (
         ("h.[0-11].q.weight", 12, "missing", None, B, "h.[0-11].inside.wq", "the only one of its shape"),
-        ("ln.weight", None, "missing", None, {"dtype": "float32", "shape": [2]}, None, None),
+        ("ln.weight", None, "missing", None, "float32 [2]", None, None),
     )
     assert (report.totals["missing"], report.totals["unexpected"], report.totals["ok"]) == (13, 12, 12)
     assert "shape" not in report.totals

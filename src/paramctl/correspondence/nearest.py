@@ -15,9 +15,9 @@ _AGREES = 0.25  # what a shape that agrees adds
 
 
 def nearest(state: State) -> tuple[dict[str, str], dict[str, str]]:
-    """For missing names those that are free and most like them, and for free names those that are missing."""
-    given = families(state.free, "all")[:_MOST_COMPARED]
-    wanted = families(state.missing, "all")[:_MOST_COMPARED]
+    """For names that nothing was found for, on either side, those of the other that are most like them."""
+    given = families(state.open_given, "all")[:_MOST_COMPARED]
+    wanted = families(state.open_wanted, "all")[:_MOST_COMPARED]
     table = [[_score(a, b) for b in wanted] for a in given]
     there: dict[str, str] = {}
     back: dict[str, str] = {}

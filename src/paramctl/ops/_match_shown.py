@@ -40,13 +40,9 @@ def _grouped(rows: Sequence[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:
     for row in rows:
         name, status, a, b, candidate, detail = row
         other = None if candidate is None else starred(candidate)[0]
-        key = (starred(name)[0], status, _key(a), _key(b), other, detail and starred(detail)[0])
+        key = (starred(name)[0], status, a, b, other, detail and starred(detail)[0])
         groups.setdefault(key, []).append(row)
     return list(groups.values())
-
-
-def _key(side: dict[str, Any] | None) -> Any:
-    return side and (side["dtype"], *side["shape"])
 
 
 def _folded(group: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

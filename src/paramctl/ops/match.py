@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from paramctl import formats, sharing
-from paramctl.checkpoint import Checkpoint, Param, branches
+from paramctl.checkpoint import Checkpoint, branches
 from paramctl.correspondence import Correspondence, correspond, form
 from paramctl.errors import ParamctlError, shortened
+from paramctl.ops._diff_rows import described
 from paramctl.ops._match_candidates import with_candidates
 from paramctl.ops._match_mending import mended, mending, notes, rename_file
 from paramctl.ops._match_rows import FAULTS, STATUSES, Row, Side, Status
@@ -25,9 +26,9 @@ __all__ = ["COLUMNS", "match", "rename_file", "shown"]
 
 COLUMNS = (
     Column("name", "name"),
-    Column("status"),
-    Column("a", "tensor"),
-    Column("b", "tensor"),
+    Column("status", "word"),
+    Column("a", "layout"),
+    Column("b", "layout"),
     Column("candidate", "name"),
     Column("detail"),
 )
@@ -52,7 +53,7 @@ def match(a: Checkpoint, b: Checkpoint, *, strict_dtype: bool = False, at: str =
         at: where the checkpoint is rooted, for the command that is said.
 
     Returns:
-        Rows of which `a` and `b` are `{"dtype", "shape"}`. `totals["fits"]` is the answer. `totals["mending"]` is what
+        Rows of which `a` and `b` are as `float32 [8,4]`. `totals["fits"]` is the answer. `totals["mending"]` is what
         would make it fit, None if nothing was found: `at`, `rules` for `convert --rename-file`, `steps` with their
         evidence, what no renaming mends, and `then`: what is left.
     """
@@ -84,11 +85,7 @@ def _fits(rows: Iterable[Row]) -> bool:
 
 
 def _told(row: Row) -> tuple[Any, ...]:
-    return (row.name, row.status, _side(row.a), _side(row.b), row.candidate, row.detail or None)
-
-
-def _side(param: Param | None) -> dict[str, Any] | None:
-    return None if param is None else {"dtype": param.dtype.name, "shape": list(param.shape)}
+    return (row.name, row.status, described(row.a), described(row.b), row.candidate, row.detail or None)
 
 
 def _correspondence(given: Side, wanted: Side) -> Correspondence:

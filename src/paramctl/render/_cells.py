@@ -198,8 +198,6 @@ def value_text(value: Any, unit: str, screen: Screen) -> str:
         return shape_text(value, screen)
     if unit == "course" and isinstance(value, (list, tuple)):
         return course_text(value, screen)
-    if unit == "tensor" and isinstance(value, dict):
-        return f"{shape_text(value['shape'], screen)} {escaped(value['dtype'])}"
     if unit == "histogram" and isinstance(value, (list, tuple)):
         return bars_text(value, screen)
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):

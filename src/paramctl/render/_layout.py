@@ -32,7 +32,7 @@ _LESS_NEEDED_THAN_NUMBERS = (
     *("shape", "dtype", "l2", "zeros", "max", "min", "max_abs", "a → b", "a -> b"),
     *("cos_first", "rel_update", "ratio"),
 )
-_LESS_NEEDED_THAN_STATUS = ("detail", "tensors", "a", "b")
+_LESS_NEEDED_THAN_CANDIDATES = ("detail", "tensors", "a → b", "a -> b")
 _NARROW = 24  # names are not folded further while a count can make room
 _NARROWEST = 12
 _ABSURD = 6
@@ -128,8 +128,8 @@ def without(columns: list[Drawn], width: int) -> tuple[list[Drawn], list[str]]:
     steps = [(_WIDEST, key) for key in _LESS_NEEDED] + [(_NARROW, "numel")]
     if any(column.column.unit == "number" for column in columns):
         steps += [(_NARROW, key) for key in _LESS_NEEDED_THAN_NUMBERS]
-    if any(column.column.unit == "tensor" for column in columns):
-        steps += [(_NARROW, key) for key in _LESS_NEEDED_THAN_STATUS]
+    if any(column.key == "candidate" for column in columns):
+        steps += [(_NARROW, key) for key in _LESS_NEEDED_THAN_CANDIDATES]
     for most, key in steps:
         if _total([_wanted(column, most) for column in columns]) <= width:
             break
