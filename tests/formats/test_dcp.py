@@ -290,6 +290,7 @@ def test_slices_read_their_pieces_only(tmp_path: Path, run):
 # ----------------------------------------------------------------------------- two processes
 
 RANKS = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -327,7 +328,8 @@ state["half"] = distribute_tensor(torch.randn(6, 2).bfloat16(), mesh, [Shard(0)]
 state["integers"] = distribute_tensor(torch.arange(7), mesh, [Shard(0)])
 state["scalar"], state["plain"] = torch.tensor(2.5), torch.ones(2, 2)
 dcp.save(state, checkpoint_id=sys.argv[1] + "/shards")
-dist.destroy_process_group()
+dist.barrier()
+os._exit(0)  # gloo's threads are left to the system: to end them at exit aborts the process now and then
 """
 
 
@@ -341,7 +343,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [sys.executable, *map(str, words)], capture_output=True, text=True, check=False, env=environment, timeout=120
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[:2000]
     return folder
 
 
