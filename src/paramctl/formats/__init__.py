@@ -1,14 +1,14 @@
 """Header tier: from a source to a checkpoint, and from a plan to a file.
 
-A format is a module with `NAME`, `sniff(reader)` and `read(reader)`, and one row in `FORMATS`. One that can be edited
-in place has `seal(file, source, storages)`, which makes its checksums right again after storages were changed.
+A format is a module with `NAME`, `sniff(reader)` and `read(reader)`, and one row in `FORMATS`. One that is edited in
+place and has checksums has `seal(file, source, patches)`, which makes them right again after bytes were changed.
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, MissingLibraryError
@@ -21,12 +21,14 @@ class Format(NamedTuple):
 
     `magic` stands at byte `at`, and of a zip some member's name ends with one of `members`. So a module that has
     nothing to say is not imported, which would cost 2 ms each.
+    `edited` is how values are changed in place: not at all, only they, or they and their checksums, by `seal`.
     """
 
     module: str
     magic: bytes = b""
     at: int = 0
     members: tuple[str, ...] = ()
+    edited: Literal["", "values", "sealed"] = ""
 
     def may_be(self, reader: Reader) -> bool:
         if not reader.head[self.at :].startswith(self.magic):
@@ -37,15 +39,19 @@ class Format(NamedTuple):
 _ZIP = b"PK\x03\x04"
 _EXPORTED = ("archive_format", "serialized_exported_program.json")
 FORMATS: dict[str, Format] = {  # in the order in which they are asked
-    "gguf": Format("paramctl.formats.gguf", b"GGUF"),  # before safetensors: one of 123 tensors has a "{" at byte 8
-    "npy": Format("paramctl.formats.npy", b"\x93NUMPY"),
-    "safetensors": Format("paramctl.formats.safetensors_file", b"{", 8),
+    "gguf": Format(
+        "paramctl.formats.gguf", b"GGUF", edited="values"
+    ),  # before safetensors: one of 123 tensors has a "{" at byte 8
+    "npy": Format("paramctl.formats.npy", b"\x93NUMPY", edited="values"),
+    "safetensors": Format("paramctl.formats.safetensors_file", b"{", 8, edited="values"),
     "npz": Format("paramctl.formats.npz", _ZIP, members=(".npy",)),
-    "torchscript": Format("paramctl.formats.torchscript", _ZIP, members=("constants.pkl", "model.json")),
-    "torch-export": Format("paramctl.formats.torch_export", _ZIP, members=_EXPORTED),
-    "torch-zip": Format("paramctl.formats.torch_zip", _ZIP),
-    "torch-legacy": Format("paramctl.formats.torch_legacy"),
-    "torch-tar": Format("paramctl.formats.torch_tar", b"ustar", 257),
+    "torchscript": Format(
+        "paramctl.formats.torchscript", _ZIP, members=("constants.pkl", "model.json"), edited="sealed"
+    ),
+    "torch-export": Format("paramctl.formats.torch_export", _ZIP, members=_EXPORTED, edited="sealed"),
+    "torch-zip": Format("paramctl.formats.torch_zip", _ZIP, edited="sealed"),
+    "torch-legacy": Format("paramctl.formats.torch_legacy", edited="values"),
+    "torch-tar": Format("paramctl.formats.torch_tar", b"ustar", 257, edited="values"),
     "sharded": Format("paramctl.formats.sharded"),
 }
 FOLDERS: dict[str, str] = {  # formats that are a folder: `sniff(source)` and `read(source)`

@@ -8,6 +8,7 @@ tensor.
 from __future__ import annotations
 
 import importlib
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from paramctl import contents
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import DEFINITION, FORMATS, torch_tier, whole
+from paramctl.formats.checksums import Patch
 from paramctl.plan import Change, Compute, Plan
 
 _SUFFIXES = {  # of files of another format than the one that is written
@@ -71,10 +73,9 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
         return done
     path = checkpoint.source.path
     row = FORMATS.get(checkpoint.format)
-    module = importlib.import_module(row.module) if row else None
-    if path is None or module is None or not hasattr(module, "seal"):
+    if path is None or row is None or not row.edited:
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
-    changed: dict[str, Storage] = {}
+    patches: list[Patch] = []
     with whole.replacing(target, nbytes=path.stat().st_size) as file:
 
         def run(change: Change, compute: Compute) -> str:
@@ -82,14 +83,17 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
             extent = _extent(checkpoint, param)
             start, end = param.span
             data = contents.filled(file.fileno(), extent.path, param, extent.offset + start, end - start)
+            before = zlib.crc32(data) if row.edited == "sealed" else 0
             did = compute(memoryview(data))
             whole.write_at(file.fileno(), extent.offset + start, data)
-            changed[param.storage.key] = param.storage
+            if row.edited == "sealed":
+                patches.append(Patch(extent.offset + start, len(data), before ^ zlib.crc32(data)))
             return did
 
         whole.copy(path, file)
         done = plan.carried_out(run)
-        module.seal(file, checkpoint.source, changed.values())
+        if row.edited == "sealed":
+            importlib.import_module(row.module).seal(file, checkpoint.source, patches)
     return done
 
 

@@ -15,13 +15,12 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
-from paramctl.source import Reader, Source
+from paramctl.source import Reader
 
 NAME = "gguf"
 CODES = {
@@ -361,7 +360,3 @@ def _place(reader: Reader, entries: list[_Entry], start: int, alignment: int) ->
     if cut is not None:
         what = f"'{shortened(cut[0])}' ends at {cut[1]:,}, the file has {has:,}"
         raise FileError(reader.name, what, hint=_missing(end - has))
-
-
-def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
-    """Nothing: the format has no checksums."""

@@ -14,13 +14,12 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Iterable
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
-from paramctl.source import Reader, Source
+from paramctl.source import Reader
 
 NAME = "npy"
 MAGIC = b"\x93NUMPY"
@@ -205,7 +204,3 @@ def _described(file: str, label: str, nbytes: int, descr: Any, fortran: bool, sh
         return Array(None, shape, stride, order, nbytes, None, word)
     per = 8 if match[2] in "Mm" else int(match[3] or 0) * (4 if match[2] == "U" else 1)
     return Array(None, shape, stride, order, nbytes, math.prod(shape) * per, word)
-
-
-def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
-    """Nothing: the format has no checksums."""

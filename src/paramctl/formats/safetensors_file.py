@@ -14,15 +14,15 @@ import json
 import math
 import operator
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous, sortable
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
-from paramctl.source import Reader, Source
+from paramctl.source import Reader
 
 NAME = "safetensors"
 _MOST_NUMEL = 1 << 63
@@ -224,7 +224,3 @@ def naturally(params: Mapping[str, Param]) -> dict[str, Param]:
         return f"{known}\0{steps.get(layer) or of(layer)}\0{steps.get(last) or of(last)}"
 
     return {name: params[name] for name in sorted(params, key=key)}
-
-
-def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
-    """Nothing: the format has no checksums."""

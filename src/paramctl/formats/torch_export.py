@@ -16,8 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
@@ -25,6 +24,7 @@ from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage, r
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
 from paramctl.formats import torch_zip
+from paramctl.formats.checksums import Patch
 from paramctl.formats.zip_directory import STORED, Member, contents, directory, offsets
 from paramctl.source import Reader, Source
 
@@ -370,18 +370,14 @@ def _inner(archive: _Archive, member: Member) -> Checkpoint:
     return Checkpoint(found.source, NAME, params, found.modules, found.metadata, found.extras)
 
 
-def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
+def seal(file: BinaryIO, source: Source, patches: Sequence[Patch]) -> None:
     """Make the checksums of changed storages right, as `torch_zip.seal`; within files in the archive too."""
-    changed = sorted({storage.extents[0].offset for storage in storages if storage.extents})
     with Reader(source) as reader:
         members = directory(reader)
-        outer: set[int] = set()
-        for name, begin in offsets(reader, members.values()).items():
-            member = members[name]
-            low, high = (bisect_left(changed, at) for at in (begin, begin + member.stored_nbytes))
-            within = {offset - begin for offset in changed[low:high]}
-            if within - {0}:
-                torch_zip.reseal(file, _Inner(reader, member, begin), within, base=begin)
-            if within:
-                outer.add(begin)
-        torch_zip.reseal(file, reader, outer)
+        begins = offsets(reader, members.values())
+        done = list(patches)
+        for name, changes in torch_zip.within(members, begins, patches).items():
+            inner = _Inner(reader, members[name], begins[name])
+            if changes[0].offset > begins[name]:  # in a member of a member, and not a storage
+                done += torch_zip.reseal(file, inner, changes, base=begins[name])
+        torch_zip.reseal(file, reader, done)

@@ -14,8 +14,8 @@ Source: torch/serialization.py (`_legacy_save`, `_legacy_load`); torch/csrc/seri
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Extent, Storage
 from paramctl.errors import FileError, shortened
@@ -23,7 +23,7 @@ from paramctl.formats import objects
 from paramctl.formats.notes import StorageNote
 from paramctl.formats.opcodes import UnfinishedError, Walked, walk
 from paramctl.formats.unpickle import PersistentLoad, Unpickled, unpickled
-from paramctl.source import Reader, Source
+from paramctl.source import Reader
 
 NAME = "torch-legacy"
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -121,10 +121,6 @@ def read(reader: Reader) -> Checkpoint:
         key, begin = next((k, at) for k, at in places.begins.items() if at + storages[k].nbytes > reader.nbytes)
         raise _too_short(reader, f"storage {shortened(key)}", begin, storages[key], places.end)
     return found
-
-
-def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
-    """Nothing: a legacy stream has no checksums."""
 
 
 def _preamble(stream: Stream) -> bool:

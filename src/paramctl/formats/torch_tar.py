@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import Any
 
 from paramctl.checkpoint import Checkpoint, Extent, Storage
 from paramctl.errors import FileError, shortened
@@ -22,7 +21,7 @@ from paramctl.formats import objects
 from paramctl.formats.notes import Name, StorageNote, TensorNote
 from paramctl.formats.torch_legacy import Stream
 from paramctl.formats.unpickle import rebuild_tensor, storage_view
-from paramctl.source import Reader, Source
+from paramctl.source import Reader
 
 NAME = "torch-tar"
 _BLOCK = 512
@@ -63,10 +62,6 @@ def read(reader: Reader) -> Checkpoint:
     return objects.checkpoint(
         tree, reader.source, NAME, find_storage, budget=1_000_000 + 100 * (members["pickle"][1] - members["pickle"][0])
     )
-
-
-def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
-    """Nothing: a tar's checksums are of its headers."""
 
 
 # ----------------------------------------------------------------------------- the tar

@@ -8,16 +8,20 @@ Source: torch/serialization.py (`_save`, `_load`); caffe2/serialize/inline_conta
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import struct
 import zlib
-from collections.abc import Collection, Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import BinaryIO, Literal
 
 from paramctl.checkpoint import Checkpoint, Extent, Storage
 from paramctl.errors import FileError, shortened
 from paramctl.formats import objects, unpickle
+from paramctl.formats.checksums import Patch, patched
 from paramctl.formats.notes import StorageNote
 from paramctl.formats.zip_directory import DEFLATED, STORED, Member, contents, directory, offsets
 from paramctl.source import Reader, Source
@@ -121,56 +125,58 @@ def metadata(reader: Reader, members: dict[str, Member], root: str) -> dict[str,
     return {name: text for name, text in pairs if isinstance(text, str)}
 
 
-def seal(file: BinaryIO, source: Source, storages: Iterable[Storage]) -> None:
+def seal(file: BinaryIO, source: Source, patches: Iterable[Patch]) -> None:
     """Make the checksums of changed storages right: in the central directory, and by the member itself.
 
     Args:
         file: the new file, open for reading and writing, with the geometry of `source`.
         source: the file that it was copied from.
-        storages: those whose bytes were changed.
+        patches: what was changed, in that order.
     """
     with Reader(source) as reader:
-        reseal(file, reader, {storage.extents[0].offset for storage in storages if storage.extents})
+        reseal(file, reader, patches)
 
 
-def reseal(file: BinaryIO, reader: Reader, changed: Collection[int], *, base: int = 0) -> None:
-    """Make the checksums of the members right whose bytes begin at an offset in `changed`.
+def reseal(file: BinaryIO, reader: Reader, patches: Iterable[Patch], *, base: int = 0) -> list[Patch]:
+    """Make the checksums of the members right in which something was changed; one that was wrong stays so.
 
     Args:
         file: the new file.
         reader: the archive as it was.
-        changed: offsets in the archive.
+        patches: what was changed in `file`, in that order.
         base: where the archive begins in the file.
+
+    Returns:
+        What was changed for that.
     """
     members = directory(reader)
-    begins = offsets(reader, members.values())
-    for name, member in members.items():
-        if begins[name] in changed and member.nbytes:
-            crc = struct.pack("<I", _crc(file, base + begins[name], member.nbytes))
-            _write(file, base + member.central_offset + 16, crc)
-            if member.flags & 8:
-                _descriptor(file, base + begins[name] + member.stored_nbytes, crc)
-            else:
-                _write(file, base + member.header_offset + 14, crc)
+    begins = {name: base + begin for name, begin in offsets(reader, members.values()).items()}
+    made: list[Patch] = []
+    for name, changes in within(members, begins, patches).items():
+        member, behind = members[name], begins[name] + members[name].stored_nbytes
+        crc = functools.reduce(lambda crc, change: patched(crc, change, behind), changes, member.crc)
+        by_itself = base + member.header_offset + 14
+        if member.flags & 8:
+            by_itself = behind + (4 if os.pread(file.fileno(), 4, behind) == b"PK\x07\x08" else 0)
+        made += [_put(file, at, struct.pack("<I", crc)) for at in (base + member.central_offset + 16, by_itself)]
+    return made
 
 
-def _descriptor(file: BinaryIO, at: int, crc: bytes) -> None:
-    file.seek(at)
-    _write(file, at + (4 if file.read(4) == b"PK\x07\x08" else 0), crc)
+def within(
+    members: Mapping[str, Member], begins: Mapping[str, int], patches: Iterable[Patch]
+) -> dict[str, list[Patch]]:
+    """The changes in each member that has any, by its name; `begins` says where their bytes begin in the file."""
+    names = sorted(members, key=begins.__getitem__)
+    found: dict[str, list[Patch]] = {}
+    for change in patches:
+        at = bisect_right(names, change.offset, key=begins.__getitem__)
+        name = names[at - 1] if at else ""
+        if name and change.offset + change.nbytes <= begins[name] + members[name].stored_nbytes:
+            found.setdefault(name, []).append(change)
+    return found
 
 
-def _write(file: BinaryIO, at: int, data: bytes) -> None:
-    file.seek(at)
-    file.write(data)
-
-
-def _crc(file: BinaryIO, at: int, nbytes: int) -> int:
-    crc = 0
-    file.seek(at)
-    while nbytes:
-        chunk = file.read(min(nbytes, 1 << 20))
-        if not chunk:
-            break
-        crc = zlib.crc32(chunk, crc)
-        nbytes -= len(chunk)
-    return crc
+def _put(file: BinaryIO, at: int, data: bytes) -> Patch:
+    before = os.pread(file.fileno(), len(data), at)
+    os.pwrite(file.fileno(), data, at)
+    return Patch(at, len(data), zlib.crc32(before) ^ zlib.crc32(data))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paramctl.errors import FileError, ParamctlError
+from paramctl.formats import writeback
 
 STDOUT = "-"
 _FICLONE = 0x40049409  # linux/fs.h
@@ -61,8 +62,9 @@ def replacing(target: str, *, nbytes: int = 0) -> Iterator[IO[bytes]]:
         _held(beside, target, lambda: _new_file(beside, 0o600 if before else 0o666)) as (descriptor,),
         os.fdopen(descriptor, "w+b", closefd=False) as file,
     ):
-        yield file
-        file.flush()
+        with writeback.flowing(descriptor):
+            yield file
+            file.flush()
         if before:
             with contextlib.suppress(OSError):  # only root gives files away
                 os.fchown(descriptor, before.st_uid, before.st_gid)
