@@ -24,9 +24,13 @@ def test_it_begins_where_it_can(tmp_path):
 def test_it_ends_with_the_block(tmp_path):
     """What is written within is there, an error is the block's own, and no thread stays."""
     before = threading.active_count()
-    with (tmp_path / "f").open("w+b") as file, pytest.raises(ZeroDivisionError):
-        with writeback.flowing(file.fileno(), large=0):
+
+    def write() -> None:
+        with (tmp_path / "f").open("w+b") as file, writeback.flowing(file.fileno(), large=0):
             os.pwrite(file.fileno(), b"abc" * 100_000, 5)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert (tmp_path / "f").read_bytes() == bytes(5) + b"abc" * 100_000
     assert threading.active_count() == before

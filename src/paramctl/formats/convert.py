@@ -14,7 +14,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, ParamctlError, shortened
-from paramctl.formats import fitting, pour, whole
+from paramctl.formats import fitting, pour, rereading, whole
 from paramctl.formats.targets import Target
 from paramctl.outline import Outline
 from paramctl.source import Source
@@ -121,11 +121,10 @@ def verify(made: Outline, target: Target, found: Checkpoint, window: Window) -> 
     for key, text in made.metadata.items():
         if found.metadata.get(key) != text:
             raise _not_the_same(where, key, "in the metadata is missing")
-    with Window() as again:
-        pairs = _storages(blobs, placed, found) if blobs else _tensors(made, target, found)
-        for name, blob, param in pairs:
-            if not _is_written(blob, param, window, again):
-                raise _not_the_same(where, name, "has other values")
+    pairs = _storages(blobs, placed, found) if blobs else _tensors(made, target, found)
+    other = rereading.first_other(pairs, window)
+    if other is not None:
+        raise _not_the_same(where, other, "has other values")
 
 
 def _verify_views(placed: Iterable[Placed], found: Checkpoint) -> None:
@@ -161,16 +160,6 @@ def _tensors(made: Outline, target: Target, found: Checkpoint) -> Iterator[tuple
     kept_as = outlines.aliases(made) if target.ties else {}
     for entry in outlines.distinct(made, kept_as):
         yield entry.name, Blob(entry.param, entry.dtype), found.params[entry.name]
-
-
-def _is_written(blob: Blob, param: Param, window: Window, again: Window) -> bool:
-    """Whether a tensor that lies in order has the elements of a blob, bit for bit."""
-    at, end = param.span
-    for piece in pour.pieces(blob, window):
-        if bytearray(piece) != again.read(param, at, min(at + len(piece), end)):  # a bytearray compares by memcmp
-            return False
-        at += len(piece)
-    return at == end
 
 
 def are_equal(one: Blob, other: Blob, window: Window, again: Window) -> bool:
