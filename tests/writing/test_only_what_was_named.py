@@ -329,3 +329,17 @@ def test_pickles_are_never_run(run, tmp_path):
     assert not (tmp_path / "ran").exists()
     after = members(tmp_path / "m.pt")
     assert [name for name in before if before[name] != after[name]] == [name for name in before if "/data/" in name]
+
+
+def test_holes_stay_holes(run, tmp_path):
+    """A sparse file takes no more room when a value in it was changed, and the rest of it still reads as zeros."""
+    path, numel = tmp_path / "m.safetensors", 1 << 24
+    header = json.dumps({"w": {"dtype": "F32", "shape": [numel], "data_offsets": [0, 4 * numel]}}).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 4 * numel)
+    done = run("set", path, f"w[{numel // 2}] = 7", "-o", tmp_path / "o.safetensors")
+    assert (done.code, done.err) == (0, "")
+    found = load_file(tmp_path / "o.safetensors")["w"]
+    assert (found[numel // 2], found.count_nonzero(), len(found)) == (7, 1, numel)
+    assert 512 * (tmp_path / "o.safetensors").stat().st_blocks < 1 << 20

@@ -323,6 +323,8 @@ def _sync_folder(folder: Path) -> None:
 def copy(source: Path, into: IO[bytes]) -> None:
     """All bytes of `source`: shared where the filesystem can, else copied inside the kernel, else through memory.
 
+    Holes stay holes.
+
     Raises:
         FileError: `source` cannot be read.
     """
@@ -332,7 +334,7 @@ def copy(source: Path, into: IO[bytes]) -> None:
         raise FileError(source, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
     try:
         if not _shared(descriptor, into.fileno()):
-            _copied(descriptor, into.fileno(), os.fstat(descriptor).st_size)
+            _copied(descriptor, into.fileno())
     finally:
         os.close(descriptor)
 
@@ -345,8 +347,25 @@ def _shared(source: int, into: int) -> bool:
     return True
 
 
-def _copied(source: int, into: int, nbytes: int) -> None:
-    copy_range(source, into, nbytes=nbytes)
+def _copied(source: int, into: int) -> None:
+    nbytes = os.fstat(source).st_size
+    for begin, end in _written_ranges(source, nbytes):
+        copy_range(source, into, nbytes=end - begin, begin=begin, at=begin)
+    os.ftruncate(into, nbytes)
+
+
+def _written_ranges(descriptor: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Where a file is no hole."""
+    end = 0
+    while end < nbytes:
+        try:
+            begin = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # holes are not known here
+                yield end, nbytes
+            return
+        yield begin, end
 
 
 def copy_range(source: int, into: int, *, nbytes: int, begin: int = 0, at: int = 0) -> int:
