@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the tools that look.py compares with, in a virtual environment of their own.
-# A tool that would pull torch in is skipped: this machine may not have room for a second one.
+# A tool that would pull torch in is skipped, and those that can use it find the one of the project.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -10,6 +10,8 @@ python=${PYTHON:-$root/.venv/bin/python}
 mkdir -p "$peers"
 [ -x "$peers/bin/python" ] || "$python" -m venv "$peers"
 echo 'torch<0' > "$peers/no-torch.txt"
+"$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+    > "$("$peers/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 
 for tool in safetensors-print sft-cli modelinfo-cli "ckptkit[cli]" model-fingerprint reminis tensortracker; do
     if "$peers/bin/python" -m pip install --quiet --constraint "$peers/no-torch.txt" "$tool"; then

@@ -5,6 +5,7 @@ in memory, and have 4 GB free.
 """
 
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from _parts import DATA, PARAMCTL, PEERS, Part, run, snippet
 from _timing import Candidate, Target
 
 TORCH, FLOAT32, MANY = "gpt-508mb.pt", "gpt-1gb.safetensors", "moe-90k.pt"
+SPARSE = "sparse-100gb.safetensors"
 OUT = Path(tempfile.mkdtemp(prefix="paramctl-bench-"))
 VALUE = "lm_head.weight[0,0] = 1"
 
@@ -50,15 +52,23 @@ def conversions() -> list[list[Candidate]]:
         paramctl("convert", TORCH, str(OUT / "out.npz"), "--dtype", "fp16"),
         paramctl("convert", TORCH, str(OUT / "renamed.pt"), "--rename", "transformer.=>model."),
     ]
-    peers = [snippet("torch.load(mmap=True), save_file", TORCH_TO_SAFETENSORS, str(DATA / TORCH), out)]
+    peer = snippet("torch.load(mmap=True), save_file", TORCH_TO_SAFETENSORS, str(DATA / TORCH), out)
+    return [[*copies(TORCH), *ours, peer], *halves()]
+
+
+def halves() -> Iterator[list[Candidate]]:
+    """The same in float16, since sft does not take bfloat16."""
     if (PEERS / "sft").exists():
-        argv = (str(PEERS / "sft"), "convert", str(DATA / TORCH), "-o", str(OUT / "peer.safetensors"))
-        peers.append(Candidate(f"sft convert {TORCH}", argv))
-    return [[*copies(TORCH), *ours, *peers]]
+        half, out = str(OUT / "half.pt"), str(OUT / "half.safetensors")
+        subprocess.run([PARAMCTL, "convert", str(DATA / TORCH), half, "--dtype", "fp16", "-f", "names"], check=True)
+        yield [
+            Candidate("sft convert half.pt", (str(PEERS / "sft"), "convert", half, "-o", out)),
+            Candidate("paramctl convert half.pt", (PARAMCTL, "convert", half, out), Target(times=1, mib=100)),
+        ]
 
 
 def values() -> list[list[Candidate]]:
-    """No slower than cp."""
+    """No slower than cp; and however large the file is, no more memory."""
     shutil.copyfile(DATA / TORCH, OUT / "edited.pt")
     edited = (PARAMCTL, "set", str(OUT / "edited.pt"), VALUE, "--in-place")
     return [
@@ -66,7 +76,8 @@ def values() -> list[list[Candidate]]:
             *copies(TORCH),
             paramctl("set", TORCH, VALUE, "-o", str(OUT / "set.pt"), target=Target(times=1, mib=100)),
             Candidate(f"paramctl set {TORCH} '{VALUE}' --in-place", edited, Target(times=1, mib=100)),
-        ]
+        ],
+        [paramctl("set", SPARSE, "w[0] = 1", "-o", str(OUT / "sparse.safetensors"), target=Target(mib=100))],
     ]
 
 
