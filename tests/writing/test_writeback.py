@@ -12,21 +12,19 @@ from paramctl.formats import writeback
 
 def test_it_begins_where_it_can(tmp_path):
     """The system takes the call for a file on a disk, and refuses it for a pipe, which has nothing to write back."""
-    with (tmp_path / "f").open("wb") as file:
-        file.write(bytes(1 << 20))
-        file.flush()
-        assert writeback._beginning()(file.fileno())
-    for end in os.pipe():
-        assert not writeback._beginning()(end)
-        os.close(end)
+    (tmp_path / "f").write_bytes(bytes(1 << 20))
+    os.mkfifo(tmp_path / "pipe")
+    assert writeback.beginning()(tmp_path / "f")
+    assert not writeback.beginning()(tmp_path / "pipe")
 
 
-def test_it_ends_with_the_block(tmp_path):
+@pytest.mark.parametrize("name", ["f", "."])
+def test_it_ends_with_the_block(name, tmp_path):
     """What is written within is there, an error is the block's own, and no thread stays."""
     before = threading.active_count()
 
     def write() -> None:
-        with (tmp_path / "f").open("w+b") as file, writeback.flowing(file.fileno(), large=0):
+        with (tmp_path / "f").open("w+b") as file, writeback.flowing(tmp_path / name, large=0):
             os.pwrite(file.fileno(), b"abc" * 100_000, 5)
             raise ZeroDivisionError
 

@@ -62,7 +62,7 @@ def replacing(target: str, *, nbytes: int = 0) -> Iterator[IO[bytes]]:
         _held(beside, target, lambda: _new_file(beside, 0o600 if before else 0o666)) as (descriptor,),
         os.fdopen(descriptor, "w+b", closefd=False) as file,
     ):
-        with writeback.flowing(descriptor):
+        with writeback.flowing(beside):
             yield file
             file.flush()
         if before:
@@ -96,7 +96,8 @@ def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> It
     beside = _beside(path)
     with _errors_of(target), _held(beside, target, lambda: _new_folder(beside)) as held:
         is_there = _refuse_full(path, target, force=force)  # again: one that was writing it may have ended
-        yield beside
+        with writeback.flowing(beside):
+            yield beside
         _sync_below(beside)
         if is_there:
             held.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
