@@ -16,7 +16,7 @@ from paramctl import formats, ops, renaming
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.checkpoint import at as rooted
 from paramctl.errors import ParamctlError, SelectError, nearest, shortened
-from paramctl.formats import targets, training_folder
+from paramctl.formats import targets
 from paramctl.outline import merged
 from paramctl.report import Report
 from paramctl.select import Filters, Selection, narrowed
@@ -658,7 +658,7 @@ def run(*models: str, at: str = "") -> Run:
     Raises:
         ParamctlError: fewer than two checkpoints, or one that cannot be read.
     """
-    found = training_folder.found([str(model) for model in models])
+    found = ops.history.found([str(model) for model in models])
     checkpoints = [formats.read(source) for source in found.sources]
     checkpoints = [rooted(one, at) if at else one for one in checkpoints]
     return Run(ops.history.in_order(checkpoints, is_sorted=found.is_sorted), found.notes)

@@ -107,6 +107,15 @@ def test_a_command_imports_its_own_tier(words, allowed, folder):
     assert (code, set(imported) - allowed) == ("0", set())
 
 
+def test_a_file_imports_its_own_format(folder):
+    """What lists safetensors imports the reader of no other format, and nothing that writes."""
+    look = LOOK.partition("heads")[0] + 'print(*(name for name in sys.modules if ".formats." in name), file=sys.stderr)'
+    words = (sys.executable, "-c", look, "ls", "model.safetensors")
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=folder, timeout=60)
+    formats = {name.removeprefix("paramctl.formats.") for name in done.stderr.split()}
+    assert formats == {"safetensors_file", "targets", "zip_directory"}
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -9,6 +9,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import training_folder
+from paramctl.formats.training_folder import found
 from paramctl.ops._history_marks import MARKS, Limits, marks
 from paramctl.ops._history_shown import COLUMNS, shown
 from paramctl.ops._modules import below
@@ -16,7 +17,7 @@ from paramctl.report import Report
 from paramctl.select import Filters, select
 from paramctl.values.course import Point, course
 
-__all__ = ["COLUMNS", "Limits", "history", "in_order", "shown"]
+__all__ = ["COLUMNS", "Limits", "found", "history", "in_order", "shown"]
 
 By = Literal["tensor", "module"]
 
