@@ -149,6 +149,8 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
     live: Any = field(default=None, repr=False, compare=False)  # the torch module, where a definition was built
+    root: str = field(default="", compare=False)  # the path in its file from which on names are told
+    parts: tuple[Checkpoint, ...] = field(default=(), repr=False, compare=False)  # of which it was merged
 
     @property
     def knows_types(self) -> bool:
@@ -187,6 +189,7 @@ def at(checkpoint: Checkpoint, path: str) -> Checkpoint:
         params=params,
         modules={key: module._replace(path=key) for key, module in modules.items()},
         extras=extras if isinstance(extras, Mapping) else {},
+        root=f"{checkpoint.root}.{path}" if checkpoint.root else path,
     )
 
 

@@ -75,6 +75,8 @@ class Outline(NamedTuple):
     dropped: tuple[Dropped, ...] = ()
     without: tuple[str, ...] = ()  # paths of what is no tensor, and is not to be there either
     metadata: Mapping[str, str] = MappingProxyType({})
+    paths: Mapping[str, tuple[Any, ...]] = MappingProxyType({})  # of tensors, by their names, where a format nests
+    extras: Mapping[tuple[Any, ...], Any] = MappingProxyType({})  # what is no tensor, by path, where a format holds it
     is_compact: bool = False  # no tensor drags more of a storage than its own elements
     shard_nbytes: int = 0  # of a shard, where there are shards; 0: any number
     is_split: bool = False  # a file for each module at the top
@@ -113,7 +115,8 @@ def merged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         metadata |= checkpoint.metadata
         extras |= checkpoint.extras
     modules = {path: module for checkpoint in checkpoints for path, module in checkpoint.modules.items()}
-    return Checkpoint(checkpoints[0].source, MERGED, params, modules, metadata, extras)
+    parts = tuple(checkpoints)
+    return Checkpoint(checkpoints[0].source, MERGED, params, modules, metadata, extras, parts=parts)
 
 
 def conflicts(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[str, str, str]]:

@@ -75,24 +75,24 @@ def test_a_storage_of_no_whole_number_of_elements(tmp_path: Path):
 
 
 NESTED: dict[str, tuple[Any, Any, Any]] = {  # paths, extras, what torch loads but for the tensors
-    "flat with an extra": ({}, {"epoch": 3}, {"a.b": 0, "c": 1, "epoch": 3}),
+    "flat with an extra": ({}, {("epoch",): 3}, {"a.b": 0, "c": 1, "epoch": 3}),
     "two roots": (
         {"a.b": ("model", "a.b"), "c": ("optimizer", "state", 0, "c")},
-        {"optimizer": {"lr": 0.5, "state": []}, "none": None},
+        {("optimizer", "lr"): 0.5, ("none",): None},
         {"model": {"a.b": 0}, "optimizer": {"state": [{"c": 1}], "lr": 0.5}, "none": None},
     ),
     "positions that are no list": ({"a.b": ("s", 3), "c": ("s", 7)}, {}, {"s": {3: 0, 7: 1}}),
     "a list and an extra in it": (
         {"a.b": ("s", 0), "c": ("s", 2)},
-        {"s": {1: "x"}, "t": (1, (True, 2**70)), "e": {}},
+        {("s", 1): "x", ("t",): (1, (True, 2**70)), ("e",): {}},
         {"s": [0, "x", 1], "t": (1, (True, 2**70)), "e": {}},
     ),
     "text and numbers": (
         {},
         {
-            "s": "\ud800\x00é",
-            "i": [-1, 0, 255, 256, 65535, 65536, -(2**31), 2**31, -(2**63), 10**400],
-            "b": b"\x00\xff.",
+            ("s",): "\ud800\x00é",
+            ("i",): [-1, 0, 255, 256, 65535, 65536, -(2**31), 2**31, -(2**63), 10**400],
+            ("b",): b"\x00\xff.",
         },
         {
             "a.b": 0,
@@ -129,13 +129,13 @@ def numbered(value: Any) -> Any:
 
 REFUSED: dict[str, tuple[list[Param], Any, str]] = {
     "quantized": ([param("a", "q4_k", (256,))], {}, "a: torch has no plain tensor of q4_k"),
-    "one place twice": ([param("a")], {"extras": {"a": 1}}, "a would stand where another value does"),
+    "one place twice": ([param("a")], {"extras": {("a",): 1}}, "a would stand where another value does"),
     "below a tensor": (
         [param("a"), param("b")],
         {"paths": {"b": ("a", "c")}},
         "a.c would stand where another value does",
     ),
-    "an object": ([], {"extras": {"a": object()}}, "a value of object cannot be written into a pickle"),
+    "an object": ([], {"extras": {("a",): object()}}, "a value of object cannot be written into a pickle"),
 }
 
 

@@ -14,7 +14,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, ParamctlError, shortened
-from paramctl.formats import fitting, pour, rereading, whole
+from paramctl.formats import carrying, fitting, pour, rereading, whole
 from paramctl.formats.targets import Target
 from paramctl.outline import Outline
 from paramctl.source import Source
@@ -121,6 +121,9 @@ def verify(made: Outline, target: Target, found: Checkpoint, window: Window) -> 
     for key, text in made.metadata.items():
         if found.metadata.get(key) != text:
             raise _not_the_same(where, key, "in the metadata is missing")
+    odd = carrying.differing(made.extras, found) if made.extras else None
+    if odd is not None:
+        raise _not_the_same(where, odd, "is missing or another value")
     pairs = _storages(blobs, placed, found) if blobs else _tensors(made, target, found)
     other = rereading.first_other(pairs, window)
     if other is not None:

@@ -14,13 +14,14 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
+from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, shortened
 from paramctl.formats import safetensors_file, torch_zip, unpickle
 from paramctl.formats.notes import Name, StandIn, TensorNote
@@ -34,6 +35,8 @@ _MOST_NUMEL = 1 << 63
 _MOST_STEPS = 100  # of an entry's path; a deeper one keeps its name in one piece
 _MOST_COMPARED = 500_000  # pairs of chunks of a tensor
 _SMALL_NBYTES = 1 << 12  # an entry of a number or a word: many of a folder are the same, and are read once
+UNREAD = object()  # an entry whose value is not read
+_NO_VALUES = TensorNote(None, DTYPES["uint8"], 0, (), (), None)
 _MISLEADING = "the file is damaged, or was made to mislead"
 _PART_MISSING = "a part of the folder may not have been copied"
 
@@ -57,6 +60,38 @@ def read(source: Source) -> Checkpoint:
     Raises:
         FileError: a `.metadata` that is damaged, or that does not fit the files beside it.
     """
+    found, fields = _opened(source)
+    entries, paths = fields["state_dict_metadata"], _paths(fields)
+    try:
+        for name in _in_order(entries, paths):
+            if type(name) is not str:
+                raise FileError(found.name, f"an entry's name is of type {shortened(type(name).__name__)}")
+            found.add(name, entries[name])
+    finally:
+        found.close()
+    said = {"dcp_version": fields.get("version"), "save_id": _fields(fields.get("storage_meta")).get("save_id")}
+    metadata = {key: value for key, value in said.items() if type(value) is str}
+    extras = _nested(found.extras, paths)
+    return Checkpoint(source, NAME, found.params, metadata=metadata, extras=extras)
+
+
+def entries(source: Source) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
+    """Every entry of a folder that `read` has read: its name, its path, and what `torch.save` made of it.
+
+    Of a tensor that is a note of no storage, and of what is not read `UNREAD`.
+    """
+    found, fields = _opened(source)
+    paths = _paths(fields)
+    try:
+        for name in _in_order(fields["state_dict_metadata"], paths):
+            entry = fields["state_dict_metadata"][name]
+            yield name, _steps(paths, name), _NO_VALUES if entry.short == "TensorStorageMetadata" else found.tree(name)
+    finally:
+        found.close()
+
+
+def _opened(source: Source) -> tuple[_Folder, Mapping[Any, Any]]:
+    """The folder, with nothing found in it yet, and what its metadata says."""
     folder = source.path or Path()
     inner = Source(_join(source.name, _METADATA), "file", folder / _METADATA)
     if not os.path.lexists(folder / _METADATA):
@@ -67,20 +102,12 @@ def read(source: Source) -> Checkpoint:
     entries = fields.get("state_dict_metadata")
     if not isinstance(root, StandIn) or root.short != "Metadata" or not isinstance(entries, dict):
         raise FileError(inner.name, "no metadata of torch.distributed.checkpoint")
+    return _Folder(source, inner.name, folder, _regions(inner.name, fields.get("storage_data"))), fields
+
+
+def _paths(fields: Mapping[Any, Any]) -> Mapping[Any, Any]:
     paths = fields.get("planner_data")
-    paths = paths if isinstance(paths, dict) else {}
-    found = _Folder(source, inner.name, folder, _regions(inner.name, fields.get("storage_data")))
-    try:
-        for name in _in_order(entries, paths):
-            if type(name) is not str:
-                raise FileError(inner.name, f"an entry's name is of type {shortened(type(name).__name__)}")
-            found.add(name, entries[name])
-    finally:
-        found.close()
-    said = {"dcp_version": fields.get("version"), "save_id": _fields(fields.get("storage_meta")).get("save_id")}
-    metadata = {key: value for key, value in said.items() if type(value) is str}
-    extras = _nested(found.extras, paths)
-    return Checkpoint(source, NAME, found.params, metadata=metadata, extras=extras)
+    return paths if isinstance(paths, dict) else {}
 
 
 # ----------------------------------------------------------------------------- what the pickle says
@@ -298,10 +325,7 @@ class _Folder:
         if region.is_transformed:
             self.extras[name] = f"{region.nbytes:,} bytes, compressed"
             return
-        if region.file not in self.readers:
-            inner = Source(_join(self.source.name, region.file), "file", self.path / region.file)
-            self.readers[region.file] = Reader(inner)
-        part = _Part(self.readers[region.file], region.offset, region.nbytes, name)
+        part = self.part(name, region)
         small = part.read(0, part.nbytes) if part.nbytes <= _SMALL_NBYTES else b""
         if small in self.known:
             self.extras[name] = self.known[small]
@@ -321,6 +345,26 @@ class _Folder:
         self.extras[name] = extras["value"] if list(extras) == ["value"] else extras
         if small and not inside.params:
             self.known[small] = self.extras[name]
+
+    def part(self, name: str, region: _Region) -> _Part:
+        if region.file not in self.readers:
+            inner = Source(_join(self.source.name, region.file), "file", self.path / region.file)
+            self.readers[region.file] = Reader(inner)
+        return _Part(self.readers[region.file], region.offset, region.nbytes, name)
+
+    def tree(self, name: str) -> Any:
+        """What an entry of bytes is, unpickled."""
+        region = self.regions[name, None]
+        part = self.part(name, region)
+        if region.is_transformed or not torch_zip.sniff(part):
+            return UNREAD
+        small = part.read(0, part.nbytes) if part.nbytes <= _SMALL_NBYTES else b""
+        if small not in self.known:
+            tree = torch_zip.tree(part)
+            if not small:
+                return tree
+            self.known[small] = tree
+        return self.known[small]
 
 
 def _at(start: Iterable[int]) -> str:
@@ -388,9 +432,7 @@ def _nested(flat: Mapping[str, Any], paths: Mapping[Any, Any]) -> dict[str, Any]
     inner: list[dict[Any, Any]] = [root]
     ours = {id(root)}
     for name, value in flat.items():
-        path: Any = paths.get(name)
-        usable = isinstance(path, (tuple, list)) and 0 < len(path) <= _MOST_STEPS
-        steps: list[Any] = list(path) if usable and all(map(_is_step, path)) else [name]
+        steps = _steps(paths, name)
         node: Any = root
         for step in steps[:-1]:
             if step not in node:
@@ -405,6 +447,13 @@ def _nested(flat: Mapping[str, Any], paths: Mapping[Any, Any]) -> dict[str, Any]
         else:
             root[name] = value
     return {str(key): value for key, value in _listed(root, inner).items()}
+
+
+def _steps(paths: Mapping[Any, Any], name: str) -> tuple[Any, ...]:
+    """The path of an entry; its name alone, where none is given that is one."""
+    path: Any = paths.get(name)
+    usable = isinstance(path, (tuple, list)) and 0 < len(path) <= _MOST_STEPS
+    return tuple(path) if usable and all(map(_is_step, path)) else (name,)
 
 
 def _is_step(step: Any) -> bool:

@@ -1,7 +1,7 @@
 """Header tier: a new folder of `torch.distributed.checkpoint`, as one rank writes it, without torch.
 
-Every tensor is one chunk: a region of `__0_0.distcp` that holds what `torch.save` makes of the tensor alone. Names of
-the very same elements name the same region.
+Every tensor is one chunk: a region of `__0_0.distcp` that holds what `torch.save` makes of the tensor alone, and so is
+every value that is no tensor. Names of the very same elements name the same region.
 
 Source: torch/distributed/checkpoint/metadata.py, filesystem.py (`_write_item`, `CURRENT_DCP_VERSION`),
 default_planner.py (`create_default_global_save_plan`), _nested_dict.py.
@@ -10,15 +10,17 @@ default_planner.py (`create_default_global_save_plan`), _nested_dict.py.
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from paramctl import outline as outlines
 from paramctl.checkpoint import Param, Storage, contiguous
 from paramctl.dtypes import DType
 from paramctl.formats import state_dict_writer, torch_zip_writer
+from paramctl.formats.nesting import Path, dotted
+from paramctl.formats.notes import Key
 from paramctl.formats.pickle_nodes import (
     EMPTY_TUPLE,
     FALSE,
@@ -52,21 +54,29 @@ class _Region(NamedTuple):
     nbytes: int
 
 
-def write(made: Outline, folder: Path, pourer: Pourer) -> None:
+def write(made: Outline, folder: pathlib.Path, pourer: Pourer) -> None:
     """Write the tensors of an outline, and what says where they are."""
     kept_as = outlines.aliases(made)
     regions: dict[str, _Region] = {}
     with (folder / _FILE).open("w+b") as file:
         for entry in outlines.distinct(made, kept_as):
             regions[entry.name] = _write_one(entry, file, pourer)
+        values = {path: _write_value(value, file) for path, value in made.extras.items()}
     everywhere = {entry.name: regions[kept_as.get(entry.name, entry.name)] for entry in made.entries}
-    (folder / ".metadata").write_bytes(_pickled(made, everywhere))
+    (folder / ".metadata").write_bytes(_pickled(made, everywhere, values))
 
 
 def _write_one(entry: Entry, file: IO[bytes], pourer: Pourer) -> _Region:
     begin = file.tell()
     fresh = Fresh("0", entry.nbytes, pourer.pieces(Blob(entry.param, entry.dtype)))
     torch_zip_writer.write(file, _tensor_pickle(entry.dtype, entry.param.shape), [fresh])
+    return _Region(begin, file.tell() - begin)
+
+
+def _write_value(value: Any, file: IO[bytes]) -> _Region:
+    """What is no tensor, as `torch.save` has it."""
+    begin = file.tell()
+    torch_zip_writer.write(file, dump(Maker({}).value(value)), [])
     return _Region(begin, file.tell() - begin)
 
 
@@ -79,13 +89,17 @@ def _tensor_pickle(dtype: DType, shape: tuple[int, ...]) -> bytes:
 # ----------------------------------------------------------------------------- .metadata
 
 
-def _pickled(made: Outline, regions: Mapping[str, _Region]) -> bytes:
+def _pickled(made: Outline, regions: Mapping[str, _Region], values: Mapping[Path, _Region]) -> bytes:
     maker = Maker({})
     said = {entry.name: _tensor(maker, entry) for entry in made.entries}
+    said |= {dotted(path): _instance(maker, _METADATA, "BytesStorageMetadata") for path in values}
     places = [(_index(maker, entry), _place(maker, regions[entry.name])) for entry in made.entries]
+    places += [(_index_of(maker, path), _place(maker, region)) for path, region in values.items()]
+    paths = {entry.name: made.paths.get(entry.name, (entry.name,)) for entry in made.entries}
+    paths |= {dotted(path): path for path in values}
     fields = {
         "state_dict_metadata": maker.value(said),
-        "planner_data": maker.value({entry.name: (entry.name,) for entry in made.entries}),
+        "planner_data": maker.value({name: tuple(map(_step, path)) for name, path in paths.items()}),
         "storage_data": filled(Node(b"}"), b"u", places),
         "storage_meta": NONE,
         "version": maker.text(_VERSION),
@@ -147,6 +161,15 @@ def _index(maker: Maker, entry: Entry) -> Node:
         "offset": _size(maker, (0,) * len(entry.param.shape)),
     }
     return _object(maker, _METADATA, "MetadataIndex", fields)
+
+
+def _index_of(maker: Maker, path: Path) -> Node:
+    fields: dict[str, Part] = {"fqn": maker.text(dotted(path)), "index": NONE, "offset": NONE}
+    return _object(maker, _METADATA, "MetadataIndex", fields)
+
+
+def _step(step: Any) -> Any:
+    return step.text if type(step) is Key else step
 
 
 def _place(maker: Maker, region: _Region) -> Node:

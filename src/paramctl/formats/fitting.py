@@ -11,6 +11,9 @@ from paramctl import outline as outlines
 from paramctl import sharing
 from paramctl.errors import ParamctlError, shortened
 from paramctl.formats import torch_zip
+from paramctl.formats.carrying import Carried, carried
+from paramctl.formats.nesting import dotted
+from paramctl.formats.notes import Key
 from paramctl.formats.targets import Target
 from paramctl.outline import Outline
 
@@ -30,9 +33,15 @@ def fitted(made: Outline, target: Target) -> Outline:
     if is_edited(made, target):
         return made
     module = importlib.import_module(target.module)
+    found = carried(made) if target.nests and not made.is_split else None
+    if found is not None:
+        made = made._replace(paths=found.paths, extras=found.extras)
     _refuse_dtypes(made, target, module)
     _refuse_names(made, target, module)
-    lost = [*made.lost, *_lost(made, target)]
+    lost = [*made.lost, *_lost_extras(made, found), *_lost(made, target)]
+    if target.ties == "region":
+        made, more = _by_text(made)
+        lost += more
     if made.is_split:
         _refuse_parts(made, target)
         lost += _lost_apart(made)
@@ -78,11 +87,31 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
+def _lost_extras(made: Outline, found: Carried | None) -> Iterator[str]:
+    there = made.checkpoint.extras if found is None else found.alien
+    extras = [key for key in there if key not in _OURS and key not in made.without]
+    if extras:
+        yield f"{'what is no tensor' if found is None else 'objects of classes of their own'}: {_some(extras)}"
+
+
+def _by_text(made: Outline) -> tuple[Outline, list[str]]:
+    """As DCP has it, which knows everything by the text of its path; and what is lost by that."""
+    every = [*made.paths.values(), *made.extras]
+    keys = dict.fromkeys(dotted(path[:at]) for path in every for at, step in enumerate(path, 1) if type(step) is Key)
+    lost = [f"keys that are no text, and become text: {_some(list(keys))}"] if keys else []
+    names = {entry.name for entry in made.entries}
+    extras = {}
+    for path, value in made.extras.items():
+        if dotted(path) not in names:
+            names.add(dotted(path))
+            extras[path] = value
+    twice = [dotted(path) for path in made.extras if path not in extras]
+    lost += [f"two things of one name: {_some(twice)}"] if twice else []
+    return made._replace(extras=extras), lost
+
+
 def _lost(made: Outline, target: Target) -> Iterator[str]:
     checkpoint = made.checkpoint
-    extras = [key for key in checkpoint.extras if key not in _OURS and key not in made.without]
-    if extras:
-        yield f"what is no tensor: {_some(extras)}"
     metadata = [key for key, text in made.metadata.items() if (key, text) != ("format", "pt")]
     if metadata and not target.holds_metadata:
         yield f"metadata: {_some(metadata)}"

@@ -247,6 +247,19 @@ class OldParameter(OldVariable):
     kind = "parameter"
 
 
+class Device(str):
+    """A `torch.device`, as it is written: "cuda:0"."""
+
+    __slots__ = ()
+
+
+class Key(NamedTuple):
+    """A key of a dict that is no text, and the text that names give for it."""
+
+    value: Any
+    text: str
+
+
 class Name:
     """A value of torch that is only a name: a dtype, a storage class, a layout. It cannot be called."""
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage, reach
 from paramctl.errors import FileError, shortened
-from paramctl.formats.notes import Dict, Name, OldParameter, OldVariable, StandIn, StorageNote, TensorNote
+from paramctl.formats.notes import Device, Dict, Name, OldParameter, OldVariable, StandIn, StorageNote, TensorNote
 from paramctl.formats.unpickle import NumpyArray
 from paramctl.source import Source
 
@@ -150,7 +150,7 @@ class _Walk:
         for name, given, key in items:
             item, kind = given, type(given)
             if kind in _HOLDERS:
-                item = _noted(given)
+                item = noted(given)
                 kind = type(item)
             if self.aside and id(item) in self.registered:
                 continue  # an LSTM's list of its own weights, a child that is in a list too: no more than a reference
@@ -190,8 +190,8 @@ class _Walk:
         attributes = value.attributes if isinstance(value, Dict) else None
         if isinstance(attributes, dict):
             self.state_dict_modules(attributes.get("_metadata"), prefix)
-            yield from self.entries((item for item in _named(attributes) if item[0] != "_metadata"), prefix, attributes)
-        kept = yield from self.entries(_named(value), prefix, value)
+            yield from self.entries((item for item in named(attributes) if item[0] != "_metadata"), prefix, attributes)
+        kept = yield from self.entries(named(value), prefix, value)
         return dict(kept) if kept else _NOTHING
 
     def sequence(self, value: Iterable[Any], prefix: str) -> Steps:
@@ -202,9 +202,9 @@ class _Walk:
         states = value.state if isinstance(value.state, tuple) else (value.state,)
         parts: list[tuple[Any, Items]] = [
             (None, ((f"_args.{i}", item, i) for i, item in enumerate(value.args))),
-            (None, _named(value.kwargs)),
+            (None, named(value.kwargs)),
             *(
-                (state, _named(state) if isinstance(state, dict) else (("_state", state, None),))
+                (state, named(state) if isinstance(state, dict) else (("_state", state, None),))
                 for state in states
                 if state is not None
             ),
@@ -227,8 +227,8 @@ class _Walk:
         for part, kind in _KINDS:
             absent = yield from self.entries(self.registering(kind, state.get(part)), prefix, state.get(part))
             hyperparameters.update((name, _class_of(left)) for name, left in absent)
-        yield from self.entries(_named(state.get("_modules")), prefix, state.get("_modules"))
-        rest = (item for item in _named(state) if item[0] not in _MODULE_PARTS)
+        yield from self.entries(named(state.get("_modules")), prefix, state.get("_modules"))
+        rest = (item for item in named(state) if item[0] not in _MODULE_PARTS)
         self.aside += 1
         kept = yield from self.entries(rest, prefix, state)
         self.aside -= 1
@@ -236,8 +236,8 @@ class _Walk:
         return _NOTHING
 
     def registering(self, kind: ParamKind, mapping: Any) -> Items:
-        for name, given, key in _named(mapping):
-            item = _noted(given)
+        for name, given, key in named(mapping):
+            item = noted(given)
             if type(item) is TensorNote:
                 cls = "Parameter" if kind == "parameter" and item.cls == "Tensor" else item.cls
                 self.registered.add(id(item))
@@ -254,7 +254,7 @@ class _Walk:
                 self.modules.setdefault(inner, Module(inner, version=version if type(version) is int else None))
 
 
-def _noted(item: Any) -> Any:
+def noted(item: Any) -> Any:
     """The tensor that an array or an old Variable holds; else the item itself."""
     held = item.note if type(item) in _HOLDERS else None
     return item if held is None else held
@@ -271,7 +271,7 @@ def is_module(value: Any) -> bool:
     return isinstance(state, dict) and all(isinstance(state.get(k), dict) for k in ("_parameters", "_modules"))
 
 
-def _named(mapping: Any) -> Items:
+def named(mapping: Any) -> Items:
     return _paired(mapping.items()) if isinstance(mapping, dict) else ()
 
 
@@ -280,7 +280,7 @@ def _paired(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
         if type(key) is str:
             yield key, item, key
         else:  # an optimizer's state is by its parameters: their positions name them, as in its `state_dict()`
-            yield str(i) if type(_noted(key)) is TensorNote else str(_told(key)), item, key
+            yield str(i) if type(noted(key)) is TensorNote else str(_told(key)), item, key
 
 
 _PLAIN = frozenset((str, float, bool, type(None)))
@@ -294,6 +294,8 @@ def _told(value: Any) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
+    if kind is Device:
+        return str(value)
     if kind is int:
         return value if value.bit_length() <= _MOST_BITS else f"an integer of {value.bit_length():,} bits"
     if kind in (bytes, bytearray):

@@ -10,10 +10,11 @@ Source: CPython's Lib/pickle.py (`_Pickler.save_tuple`, `memoize`, `_batch_setit
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
 from paramctl.errors import ParamctlError
+from paramctl.formats.notes import Device, Name, Set
 
 UNKEPT, KEPT, SHARED = 0, 1, 2  # a node outside the memo; in the memo; and referred to from more than one place
 BATCH = 1000  # items that a pickler puts into a container at once
@@ -214,6 +215,20 @@ def filled(node: Node, op: bytes, items: Iterable[Sequence[Part]]) -> Node:
     return node
 
 
+_CALLS: dict[type, Callable[[Any], tuple[str, str, Sequence[Any]]]] = {  # as pickled by protocol 2
+    bytes: lambda value: ("_codecs", "encode", (value.decode("latin1"), "latin1")),
+    bytearray: lambda value: ("__builtin__", "bytearray", (bytes(value),)),
+    complex: lambda value: ("__builtin__", "complex", (value.real, value.imag)),
+    Set: lambda value: ("__builtin__", "set", (list(value),)),
+    Device: lambda value: ("torch", "device", _device(value)),
+}
+
+
+def _device(value: Device) -> tuple[Any, ...]:
+    kind, colon, index = value.partition(":")
+    return (kind, int(index)) if colon and index.isdigit() else (str(value),)
+
+
 class Maker(NamedTuple):
     """New values that share what they have in common, as what is pickled from Python does."""
 
@@ -230,24 +245,26 @@ class Maker(NamedTuple):
         return shared(self.known.setdefault(key, node))
 
     def value(self, value: Any) -> Part:
-        """None, a bool, a number, text, bytes; lists, tuples and dicts of those; and what is a node already.
+        """None, a bool, a number, text, bytes, a dtype, a device; lists, tuples, sets and dicts of those; and a node.
 
         Raises:
             ParamctlError: anything else.
         """
         if isinstance(value, Node):
             return value
+        if type(value) in _CALLS:
+            module, name, arguments = _CALLS[type(value)](value)
+            return called(self.named(module, name), tuple_of([self.value(part) for part in arguments]))
         if value is None or isinstance(value, bool):
             return {None: NONE, True: TRUE, False: FALSE}[value]
+        if type(value) is Name:
+            return self.named("torch", value.text.removeprefix("torch."))
         if isinstance(value, int):
             return whole(value)
         if isinstance(value, float):
             return b"G" + struct.pack(">d", value)
         if isinstance(value, str):
             return self.text(value)
-        if isinstance(value, bytes):  # as below protocol 3
-            arguments = tuple_of([self.text(value.decode("latin1")), self.text("latin1")])
-            return called(self.named("_codecs", "encode"), arguments)
         if isinstance(value, tuple):
             return tuple_of([self.value(item) for item in value])
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Header tier: a new torch zip of a state dict: storages as they are shared, with all their views."""
+"""Header tier: a new torch zip, of a state dict or of dicts in dicts: storages as they are shared, with all views."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def cannot_name(name: str) -> bool:
 
 
 def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
-    """Write the tensors of an outline by their names, and its metadata in a member of its own."""
+    """Write the tensors of an outline as they are nested, what is no tensor, and metadata in a member of its own."""
     blobs, placed = storages.laid_out(made)
     held = [Storage(str(number), blob.nbytes) for number, blob in enumerate(blobs)]
     params = [Param(one.name, one.dtype, one.shape, one.stride, held[one.blob], one.offset) for one in placed]
-    state = state_dict_pickle(params)
+    paths = made.paths if made.extras or any(len(path) > 1 for path in made.paths.values()) else {}
+    state = state_dict_pickle(params, paths=paths, extras=made.extras)
     fresh = (Fresh(key, storage.nbytes, pourer.pieces(blobs[int(storage.key)])) for key, storage in state.storages)
     torch_zip_writer.write(file, state.pickled, fresh, metadata=made.metadata)

@@ -24,6 +24,7 @@ class Target(NamedTuple):
     suffixes: tuple[str, ...] = ()
     ties: Ties = ""  # how names of the very same elements are kept as one
     holds_metadata: bool = False
+    nests: bool = False  # it holds dicts in dicts, and what is no tensor
     words: tuple[str, ...] = ()  # what people call it besides
 
     @property
@@ -48,10 +49,11 @@ TARGETS: dict[str, Target] = {
             (".pt", ".pth", ".bin", ".ckpt"),
             ties="storage",
             holds_metadata=True,
+            nests=True,
             words=("torch", "pytorch"),
         ),
         Target("npz", "paramctl.formats.npz_writer", (".npz",), words=("numpy",)),
-        Target("dcp", "paramctl.formats.dcp_writer", ties="region", words=("distcp",)),
+        Target("dcp", "paramctl.formats.dcp_writer", ties="region", nests=True, words=("distcp",)),
         Target("sharded", "paramctl.formats.sharded_writer", ties="alias", holds_metadata=True, words=("shards",)),
     )
 }

@@ -123,6 +123,13 @@ def read(reader: Reader) -> Checkpoint:
     return found
 
 
+def tree(reader: Reader) -> Any:
+    """What its pickle makes, as notes, stand-ins and plain containers."""
+    stream = Stream(reader, 0, reader.nbytes)
+    _preamble(stream)
+    return stream.unpickled(window_nbytes=_WINDOW_NBYTES).tree
+
+
 def _preamble(stream: Stream) -> bool:
     """Go over the first three pickles; whether a big-endian machine wrote them."""
     magic = stream.unpickled().tree

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from paramctl.checkpoint import Param, Storage
 from paramctl.dtypes import DType
 from paramctl.errors import ParamctlError, shortened
+from paramctl.formats.notes import Key
 from paramctl.formats.pickle_nodes import (
     EMPTY_TUPLE,
     FALSE,
@@ -43,7 +44,7 @@ BY_DTYPE = frozenset((  # dtypes that stand beside their storage
 ))  # fmt: skip
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
-Path = Sequence[str | int]
+Path = Sequence[Any]  # keys as text or a `Key`, and positions
 
 
 class Layout(NamedTuple):
@@ -73,7 +74,7 @@ def state_dict_pickle(
     params: Iterable[Param],
     *,
     paths: Mapping[str, Path] = _NOTHING,
-    extras: Mapping[str, Any] = _NOTHING,
+    extras: Mapping[tuple[Any, ...], Any] = _NOTHING,
 ) -> StateDict:
     """A pickle of an OrderedDict by name, byte for byte as `torch.save` writes it. Ties are kept: storages are shared.
 
@@ -81,7 +82,7 @@ def state_dict_pickle(
         params: with unique names; each keeps its offset and its strides within its storage.
         paths: of tensors that are nested: ("model", "0.weight") is `{"model": {"0.weight": …}}`, and whole numbers
             from 0 are positions in a list. Where there are any, the root is a plain dict.
-        extras: what is no tensor, nested in the same way: dicts, lists, tuples, text, numbers, bools, None.
+        extras: what is no tensor, by its path: dicts, lists, tuples, text, numbers, bools, None.
 
     Raises:
         ParamctlError: a dtype that torch has not, an extra that is none of these, or two things with one path.
@@ -190,23 +191,18 @@ def dims(values: Sequence[int]) -> Part:
 # ----------------------------------------------------------------------------- nested
 
 
-def _tree(tensors: Mapping[str, Node], paths: Mapping[str, Path], extras: Mapping[str, Any]) -> Any:
+def _tree(tensors: Mapping[str, Node], paths: Mapping[str, Path], extras: Mapping[tuple[Any, ...], Any]) -> Any:
     """All as dicts and lists, tensors before what is none in each."""
     root: dict[Any, Any] = {}
     for name, node in tensors.items():
         _put(root, tuple(paths.get(name, (name,))), node)
-    for path, leaf in _leaves(extras):
-        _put(root, path, leaf)
-    return {key: _listed(value) for key, value in root.items()}
+    for path, leaf in extras.items():
+        _put(root, tuple(path), leaf)
+    return {_key(step): _listed(value) for step, value in root.items()}
 
 
-def _leaves(extras: Any, path: tuple[Any, ...] = ()) -> Iterable[tuple[tuple[Any, ...], Any]]:
-    pairs = extras.items() if isinstance(extras, Mapping) else enumerate(extras) if isinstance(extras, list) else ()
-    items = list(pairs)
-    if path and not items:
-        yield path, extras
-    for key, value in items:
-        yield from _leaves(value, (*path, key))
+def _key(step: Any) -> Any:
+    return step.value if type(step) is Key else step
 
 
 class _Inner(dict[Any, Any]):
@@ -219,10 +215,7 @@ def _put(root: dict[Any, Any], path: tuple[Any, ...], leaf: Any) -> None:
         node = node.setdefault(step, _Inner())
         if type(node) is not _Inner:
             raise _twice(path)
-    held = node.get(path[-1], _NOTHING)
-    if type(held) is _Inner and leaf in ([], {}):
-        return  # what is left of a container whose tensors were taken out
-    if held is not _NOTHING:
+    if path[-1] in node:
         raise _twice(path)
     node[path[-1]] = leaf
 
@@ -232,8 +225,9 @@ def _twice(path: tuple[Any, ...]) -> ParamctlError:
 
 
 def _listed(value: Any) -> Any:
-    """Containers whose keys are 0, 1, 2 … as lists."""
+    """Containers whose steps are the positions 0, 1, 2 … as lists; where some are gone the others keep their names."""
     if type(value) is not _Inner:
         return value
-    inner = {key: _listed(item) for key, item in value.items()}
-    return [inner[i] for i in range(len(inner))] if set(inner) == set(range(len(inner))) else inner
+    is_list = all(type(step) is int for step in value) and set(value) == set(range(len(value)))
+    inner = {_key(step): _listed(item) for step, item in value.items()}
+    return [inner[at] for at in range(len(inner))] if is_list else inner

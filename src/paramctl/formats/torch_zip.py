@@ -16,7 +16,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from paramctl.checkpoint import Checkpoint, Extent, Storage
 from paramctl.errors import FileError, shortened
@@ -50,6 +50,12 @@ def read(reader: Reader) -> Checkpoint:
     found = objects.checkpoint(tree, reader.source, NAME, find_storage, budget=1_000_000 + 100 * len(pickled))
     said = metadata(reader, members, folder)
     return replace(found, metadata=said) if said else found
+
+
+def tree(reader: Reader) -> Any:
+    """What its pickle makes, as notes, stand-ins and plain containers."""
+    members = directory(reader)
+    return unpickle.load(contents(reader, members[f"{root(reader, members)}data.pkl"]), reader.name)
 
 
 def finder(

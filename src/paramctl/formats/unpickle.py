@@ -26,6 +26,7 @@ from paramctl.errors import FileError, shortened
 from paramctl.formats import composites
 from paramctl.formats.notes import (
     Allowance,
+    Device,
     Dict,
     Function,
     Mesh,
@@ -216,9 +217,9 @@ def _layout(text: Any) -> Name:
     return Name(text if type(text) is str and len(text) < 64 else "a layout")
 
 
-def _device(kind: Any, index: Any = None) -> str:
+def _device(kind: Any, index: Any = None) -> Device:
     said = kind if type(kind) is str and len(kind) < 64 else ""
-    return said if index is None else f"{said}:{_said(index)}"
+    return Device(said if index is None else f"{said}:{_said(index)}")
 
 
 _OURS: tuple[Callable[..., Any], ...] = (

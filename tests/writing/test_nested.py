@@ -1,0 +1,211 @@
+"""What is no tensor goes along with the tensors, into every format that can hold it, nested as it was."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import contents, read
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.distributed.checkpoint import save
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict, unflatten_state_dict
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from paramctl import api
+from paramctl.formats import dcp_writer
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+laws = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=4)
+NUMBERS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.complex_numbers(allow_nan=False)
+)
+LEAVES = st.one_of(NUMBERS, TEXT, st.binary(max_size=4), st.sampled_from([torch.bfloat16, torch.device("cuda:1")]))
+LISTS = st.recursive(LEAVES, lambda some: st.lists(some, max_size=3) | st.tuples(some, some), max_leaves=4)
+VALUES = st.one_of(
+    LISTS, st.sets(st.integers(), max_size=3), st.binary(max_size=3).map(bytearray), st.just(torch.Size([2, 3]))
+)
+KEYS = st.sampled_from(["model", "0.weight", "é", "lr", "0", "a b", "\x1b"])
+
+
+def dicts(keys: Any) -> Any:
+    """Dicts and lists of tensors and other values, in a dict that is not empty."""
+    leaves = VALUES | st.integers(0, 9).map(lambda n: torch.full((2,), float(n)))
+    inner = st.recursive(
+        leaves,
+        lambda some: st.dictionaries(keys, some, min_size=1, max_size=3) | st.lists(some, max_size=3),
+        max_leaves=8,
+    )
+    return st.dictionaries(KEYS, inner, max_size=4).map(lambda made: {**made, "w": torch.ones(1)})
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether both are alike to the last leaf, and of the same types; a size may be a tuple."""
+    if torch.is_tensor(one):
+        return torch.is_tensor(other) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return (
+            isinstance(other, tuple if isinstance(one, tuple) else list)
+            and len(one) == len(other)
+            and all(map(same, one, other))
+        )
+    return one == other and type(one) is type(other)
+
+
+def convert(source: Path, out: Path, **steps: Any) -> Any:
+    api.open(str(source)).convert(str(out), **steps).write(str(out))
+    return out
+
+
+@pytest.fixture
+def folder(tmp_path_factory):
+    return lambda: tmp_path_factory.mktemp("law")
+
+
+@laws
+@given(value=dicts(KEYS | st.integers(1, 9)))
+def test_an_old_file_becomes_a_new_one(folder, value):
+    """A file of before torch 1.6, made a zip, is the same to `torch.load` with weights_only."""
+    here = folder()
+    torch.save(value, here / "old.pt", _use_new_zipfile_serialization=False)
+    out = convert(here / "old.pt", here / "new.pt")
+    assert same(torch.load(out, weights_only=True), value)
+    assert contents(read(out)) == contents(read(here / "old.pt"))
+
+
+@laws
+@given(value=dicts(KEYS))
+def test_a_folder_is_what_torch_would_make_of_it(folder, value):
+    """From a torch file to a DCP folder and back it is as torch's own flattening leaves it, and torch agrees."""
+    here = folder()
+    torch.save(value, here / "x.pt")
+    d = convert(here / "x.pt", here / "d", to="dcp")
+    dcp_to_torch_save(d, here / "theirs.pt")
+    back = convert(d, here / "ours.pt")
+    expected = unflatten_state_dict(*flatten_state_dict(value))
+    assert same(torch.load(back, weights_only=True), expected)
+    assert same(torch.load(here / "theirs.pt", weights_only=False), expected)
+    again = convert(d, here / "e", to="dcp")
+    assert read(again).extras == read(d).extras
+
+
+def test_a_folder_of_torchs_becomes_a_file(tmp_path):
+    """A DCP folder that torch wrote becomes the file that `dcp_to_torch_save` makes of it."""
+    value = training()
+    save(value, checkpoint_id=str(tmp_path / "d"), no_dist=True)
+    dcp_to_torch_save(tmp_path / "d", tmp_path / "theirs.pt")
+    ours = torch.load(convert(tmp_path / "d", tmp_path / "ours.pt"), weights_only=True)
+    assert same(ours, torch.load(tmp_path / "theirs.pt"))
+
+
+def training() -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 3,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "config": {"lr": 0.1, "betas": (0.9, 0.99)},
+    }
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """A training checkpoint in a file of before torch 1.6."""
+    monkeypatch.chdir(tmp_path)
+    value = training()
+    torch.save(value, "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(value, "new.pt")
+    return value
+
+
+STEPS: dict[str, Any] = {
+    "drop a branch": ["--drop", "optimizer"],
+    "drop a value": ["--drop", "epoch", "--drop", "config.lr"],
+    "select": ["-s", "model"],
+    "a branch by another name": ["--rename", "optimizer=>opt", "--rename", "model.0=>model.first"],
+    "a branch in another": ["--rename", "optimizer.state=>optimizer.states"],
+    "from a path on": ["--at", "optimizer"],
+    "from a flat path on": ["--at", "model.0"],
+    "out of a branch": ["--rename", "model.1.bias=>optimizer.bias"],
+}
+
+
+@pytest.mark.parametrize("words", STEPS.values(), ids=STEPS)
+def test_steps_do_to_a_new_file_what_they_do_to_an_edited_one(words, old, run):
+    """Dropped, renamed and rooted, what is no tensor is as where the pickle itself is edited."""
+    assert run("convert", "new.pt", "edited.pt", *words).code == 0
+    done = run("convert", "old.pt", "made.pt", *words)
+    assert (done.code, done.err) == (0, "")
+    assert same(torch.load("made.pt", weights_only=True), torch.load("edited.pt", weights_only=True))
+
+
+def test_several_files_are_merged_with_all_that_is_in_them(old, run):
+    """Of what two files have the later one wins, and what only one has is there."""
+    torch.save({"model": {"0.bias": torch.zeros(9)}, "epoch": 4, "rng": [1, 2]}, "more.pt")
+    assert run("convert", "new.pt", "more.pt", "m.pt", "--merge").code == 0
+    found = torch.load("m.pt", weights_only=True)
+    expected = {**old, "epoch": 4, "rng": [1, 2], "model": {**old["model"], "0.bias": torch.zeros(9)}}
+    assert same(found, expected)
+
+
+def test_numbers_that_are_keys_become_text_in_a_folder(old, run):
+    """DCP has only text for keys, as torch's own planner: that is said, and refused with --strict."""
+    said = "dcp has no place for keys that are no text, and become text: optimizer.state.0, optimizer.state.1, "
+    done = run("convert", "new.pt", "d", "--to", "dcp", "-f", "names")
+    assert (done.code, done.err) == (0, f"{said}optimizer.state.2 and 1 more\n")
+    assert run("convert", "new.pt", "e", "--to", "dcp", "--strict").code == 2
+    assert not Path("e").exists()
+
+
+def test_an_object_is_told_and_left_out(tmp_path, monkeypatch, run):
+    """What is of a class of its own is not put where loading it would run that class's code; --strict refuses it."""
+    monkeypatch.chdir(tmp_path)
+    value = {"w": torch.ones(2), "args": argparse.Namespace(lr=1), "kept": collections.Counter("aab"), "n": [1]}
+    torch.save(value, "x.pt")
+    done = run("convert", "x.pt", "d", "--to", "dcp", "-f", "names")
+    assert (done.code, done.err) == (0, "dcp has no place for objects of classes of their own: args\n")
+    dcp_to_torch_save("d", "back.pt")
+    assert same(torch.load("back.pt"), {"w": torch.ones(2), "kept": {"a": 2, "b": 1}, "n": [1]})
+    done = run("convert", "x.pt", "e", "--to", "dcp", "--strict")
+    assert done.err == (
+        "error: dcp has no place for objects of classes of their own: args\n\nhint: without --strict it is left out\n"
+    )
+    assert run("convert", "x.pt", "e", "--to", "dcp", "--strict", "--drop", "args").code == 0
+
+
+def test_a_value_that_was_not_written_is_noticed(tmp_path, monkeypatch, run):
+    """What is no tensor is read again, too, before the file takes its place; one NaN is as good as another."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.ones(2), "epoch": 3, "loss": float("nan")}, "x.pt")
+    assert run("convert", "x.pt", "d", "--to", "dcp").code == 0
+    real = dcp_writer._write_value
+    monkeypatch.setattr(dcp_writer, "_write_value", lambda value, file: real(4 if value == 3 else value, file))
+    done = run("convert", "x.pt", "e", "--to", "dcp")
+    said = "e: what was written is not what was planned: epoch is missing or another value"
+    assert (done.code, done.err, Path("e").exists()) == (2, f"error: {said}\n", False)
+
+
+def test_two_things_do_not_stand_in_one_place(tmp_path, monkeypatch, run):
+    """A tensor renamed to what is no tensor is refused, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.ones(2), "epoch": 3}, "x.pt")
+    done = run("convert", "x.pt", "d", "--to", "dcp", "--rename", "w=>epoch")
+    assert done.err == (
+        "error: epoch would stand where what is no tensor does\n\n"
+        "hint: --drop leaves it out; --rename gives the tensor another name\n"
+    )
+    assert not Path("d").exists()
+    assert run("convert", "x.pt", "d", "--to", "dcp", "--rename", "w=>epoch", "--drop", "epoch").code == 0
