@@ -149,6 +149,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
     live: Any = field(default=None, repr=False, compare=False)  # the torch module, where a definition was built
+    config: str = field(default="", compare=False)  # the path of a config.json that belongs to it
     root: str = field(default="", compare=False)  # the path in its file from which on names are told
     parts: tuple[Checkpoint, ...] = field(default=(), repr=False, compare=False)  # of which it was merged
 

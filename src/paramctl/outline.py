@@ -77,6 +77,7 @@ class Outline(NamedTuple):
     metadata: Mapping[str, str] = MappingProxyType({})
     paths: Mapping[str, tuple[Any, ...]] = MappingProxyType({})  # of tensors, by their names, where a format nests
     extras: Mapping[tuple[Any, ...], Any] = MappingProxyType({})  # what is no tensor, by path, where a format holds it
+    config: str = ""  # the path of a config.json that goes along
     is_compact: bool = False  # no tensor drags more of a storage than its own elements
     shard_nbytes: int = 0  # of a shard, where there are shards; 0: any number
     is_split: bool = False  # a file for each module at the top
@@ -281,10 +282,22 @@ def as_named(entry: Entry) -> Param:
     return param._replace(storage=param.storage._replace(key=f"{param.storage.key}\0{entry.name}"))
 
 
-def aliases(made: Outline, first: Callable[[Iterable[str]], str] = min) -> dict[str, str]:
-    """For each name that another has the very elements of, the name under which they are kept."""
-    same = ((first(group.names), group.names) for group in groups(made) if group.relation == "same")
-    return {name: kept for kept, names in same for name in names if name != kept}
+def aliases(made: Outline) -> dict[str, str]:
+    """For each name that another has the very elements of, the name under which they are kept.
+
+    That is the first by the alphabet, as `save_model` has it; but one that is there before one that a config declares,
+    and a known input embedding before its head, since `transformers` makes the head of it and not it of the head.
+
+    Source: safetensors/torch.py (`_remove_duplicate_names`); transformers/modeling_utils.py (`save_pretrained`).
+    """
+    same = [group.names for group in groups(made) if group.relation == "same"]
+    declared = {entry.name for entry in made.entries if entry.param.declared} if same else set()
+    found: dict[str, str] = {}
+    for names in same:
+        heads = {sharing.HEADS[name] for name in names if name in sharing.HEADS}
+        kept = min(names, key=lambda name: (name in declared, name in heads, name))
+        found.update((name, kept) for name in names if name != kept)
+    return found
 
 
 def distinct(made: Outline, kept_as: Mapping[str, str]) -> list[Entry]:

@@ -14,6 +14,19 @@ Runs = list[tuple[int, int]]
 MOST_RUNS = 200_000  # of the strided views of one storage, told apart element by element; beyond, by their spans
 _MOST_COMPARED = 1_000_000  # runs, pair by pair
 _MOST_OTHERS = 100
+HEADS = {  # input embedding: the output's weight, in the models that `transformers` has
+    "model.embed_tokens.weight": "lm_head.weight",
+    "model.decoder.embed_tokens.weight": "lm_head.weight",
+    "model.language_model.embed_tokens.weight": "lm_head.weight",
+    "language_model.model.embed_tokens.weight": "language_model.lm_head.weight",
+    "transformer.wte.weight": "lm_head.weight",
+    "transformer.word_embeddings.weight": "lm_head.weight",
+    "backbone.embeddings.weight": "lm_head.weight",
+    "backbone.embedding.weight": "lm_head.weight",
+    "gpt_neox.embed_in.weight": "embed_out.weight",
+    "model.shared.weight": "lm_head.weight",
+    "shared.weight": "lm_head.weight",
+}
 
 
 class Group(NamedTuple):

@@ -19,24 +19,12 @@ from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, shortened
 from paramctl.formats.safetensors_file import NAME as SAFETENSORS
 from paramctl.formats.safetensors_file import naturally
+from paramctl.sharing import HEADS
 from paramctl.source import Reader, Source
 
 _MOST_CONFIG_NBYTES = 10_000_000
-_HEADS = {  # input embedding: the output's weight, in the models that `transformers` has
-    "model.embed_tokens.weight": "lm_head.weight",
-    "model.decoder.embed_tokens.weight": "lm_head.weight",
-    "model.language_model.embed_tokens.weight": "lm_head.weight",
-    "language_model.model.embed_tokens.weight": "language_model.lm_head.weight",
-    "transformer.wte.weight": "lm_head.weight",
-    "transformer.word_embeddings.weight": "lm_head.weight",
-    "backbone.embeddings.weight": "lm_head.weight",
-    "backbone.embedding.weight": "lm_head.weight",
-    "gpt_neox.embed_in.weight": "embed_out.weight",
-    "model.shared.weight": "lm_head.weight",
-    "shared.weight": "lm_head.weight",
-}
 _WITH_HEAD = ("ForCausalLM", "LMHead", "ForConditionalGeneration")
-_OTHER_HEADS = ("whisper",)  # model types whose head has another name
+_OTHERHEADS = ("whisper",)  # model types whose head has another name
 
 
 def declared(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
@@ -51,13 +39,21 @@ def declared(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         config = _config(path)
     except FileError as error:
         return replace(checkpoint, extras={**checkpoint.extras, "config": error.what})
+    checkpoint = replace(checkpoint, config=str(path))
     embedding = _tied_embedding(config, checkpoint)
     if embedding is None:
         return checkpoint
-    head = _HEADS[embedding]
+    head = HEADS[embedding]
     params = {**checkpoint.params, head: checkpoint.params[embedding]._replace(name=head, declared="config")}
     is_sorted = SAFETENSORS in (checkpoint.format, _shard_format(checkpoint))
     return replace(checkpoint, params=naturally(params) if is_sorted else params)
+
+
+def dtype(path: str) -> str:
+    """The dtype that a config.json says its parameters have, by torch's name; "" where it says none."""
+    config = _config(Path(path))
+    said = config.get("dtype", config.get("torch_dtype"))
+    return said.removeprefix("torch.") if isinstance(said, str) else ""
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -74,16 +70,16 @@ def _config(path: Path) -> Mapping[str, Any]:
 def _tied_embedding(config: Mapping[str, Any], checkpoint: Checkpoint) -> str | None:
     text = config.get("text_config")
     said = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, dict) else None)
-    if said is not True or config.get("model_type") in _OTHER_HEADS:
+    if said is not True or config.get("model_type") in _OTHERHEADS:
         return None
     classes = config.get("architectures")
     if isinstance(classes, list) and classes and not any(mark in str(name) for name in classes for mark in _WITH_HEAD):
         return None
     params = checkpoint.params
-    found = [name for name in _HEADS if name in params and len(params[name].shape) == 2]
+    found = [name for name in HEADS if name in params and len(params[name].shape) == 2]
     if not found or len({params[name].storage.key for name in found}) > 1:
         return None
-    parent = _HEADS[found[0]].removesuffix("weight")
+    parent = HEADS[found[0]].removesuffix("weight")
     has_head = any(name.startswith(parent) and name != f"{parent}bias" for name in params)
     return None if has_head else found[0]
 

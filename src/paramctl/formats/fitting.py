@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 from paramctl import outline as outlines
 from paramctl import sharing
 from paramctl.errors import ParamctlError, shortened
-from paramctl.formats import torch_zip
+from paramctl.formats import config_ties, torch_zip
 from paramctl.formats.carrying import Carried, carried
 from paramctl.formats.nesting import dotted
 from paramctl.formats.notes import Key
@@ -45,6 +47,8 @@ def fitted(made: Outline, target: Target) -> Outline:
     if made.is_split:
         _refuse_parts(made, target)
         lost += _lost_apart(made)
+    if target.name == "sharded":
+        made = _with_config(made)
     metadata = made.metadata if target.holds_metadata else {}
     if target.ties == "alias":
         metadata, more = _apart_from_names(made, metadata)
@@ -92,6 +96,24 @@ def _lost_extras(made: Outline, found: Carried | None) -> Iterator[str]:
     extras = [key for key in there if key not in _OURS and key not in made.without]
     if extras:
         yield f"{'what is no tensor' if found is None else 'objects of classes of their own'}: {_some(extras)}"
+
+
+def _with_config(made: Outline) -> Outline:
+    """With the config.json of a folder as it is, unless it would be read as a tie that is not to be."""
+    path = made.checkpoint.config
+    if not path:
+        return made
+    params = {param.name: param for param in outlines.params(made)}
+    alone = replace(made.checkpoint, params=params, extras={})
+    more = config_ties.declared(alone, Path(path).parent).params.keys() - params.keys()
+    if more:
+        note = f"config.json is left out: it declares {shortened(min(more))}, which is not to be there"
+        return made._replace(notes=(*made.notes, note))
+    said, dtypes = config_ties.dtype(path), {entry.dtype.name for entry in made.entries if entry.is_cast}
+    if said and dtypes and said not in dtypes:
+        note = f"config.json still says {shortened(said)}, and not {min(dtypes)}"
+        return made._replace(notes=(*made.notes, note), config=path)
+    return made._replace(config=path)
 
 
 def _by_text(made: Outline) -> tuple[Outline, list[str]]:

@@ -2,7 +2,7 @@
 
 Tensors are put into shards in their order, one after another, until the next would be too much; one that is too large
 by itself has a shard of its own. One shard alone is `model.safetensors`, and has no index. Aliases stand in the
-`__metadata__` of the shard that has the tensor.
+`__metadata__` of the shard that has the tensor. A folder's config.json, which may declare more of them, goes along.
 
 Source: huggingface_hub/serialization/_base.py (`split_state_dict_into_shards_factory`), constants.py.
 """
@@ -35,6 +35,8 @@ def write(made: Outline, folder: Path, pourer: Pourer) -> None:
         part = [entry for entry in made.entries if kept_as.get(entry.name, entry.name) in there]
         with (folder / name).open("w+b") as file:
             safetensors_writer.write(made._replace(entries=tuple(part)), file, pourer)
+    if made.config:
+        (folder / "config.json").write_bytes(Path(made.config).read_bytes())
     if len(shards) > 1:
         total = sum(entry.nbytes for entries in shards for entry in entries)
         index = {"metadata": {"total_size": total}, "weight_map": homes}
