@@ -155,7 +155,9 @@ def _storages(blobs: Sequence[Blob], placed: Sequence[Placed], found: Checkpoint
         param = found.params[first[number]]
         if blob.param.storage.is_meta or blob.param.storage.why_unreadable:
             continue  # it stayed where it was: nobody can read it
-        yield first[number], blob, param._replace(dtype=_BYTE, shape=(blob.nbytes,), stride=(1,), storage_offset=0)
+        dtype = blob.dtype if param.storage.byteorder == "big" else _BYTE
+        numel = blob.nbytes // dtype.block_nbytes
+        yield first[number], blob, param._replace(dtype=dtype, shape=(numel,), stride=(1,), storage_offset=0)
 
 
 def _tensors(made: Outline, target: Target, found: Checkpoint) -> Iterator[tuple[str, Blob, Param]]:
@@ -163,19 +165,6 @@ def _tensors(made: Outline, target: Target, found: Checkpoint) -> Iterator[tuple
     kept_as = outlines.aliases(made) if target.ties else {}
     for entry in outlines.distinct(made, kept_as):
         yield entry.name, Blob(entry.param, entry.dtype), found.params[entry.name]
-
-
-def are_equal(one: Blob, other: Blob, window: Window, again: Window) -> bool:
-    """Whether two tensors of one shape and dtype have the same elements, bit for bit."""
-    theirs = pour.pieces(other, again)
-    held = bytearray()
-    for piece in pour.pieces(one, window):
-        while len(held) < len(piece):
-            held += next(theirs, b"")
-        if held[: len(piece)] != piece:
-            return False
-        del held[: len(piece)]
-    return True
 
 
 def losses(made: Outline, window: Window) -> dict[str, Any]:

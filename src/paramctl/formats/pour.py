@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import IO, Any
 
 from paramctl.checkpoint import Param
 from paramctl.contents import Window
+from paramctl.dtypes import DType
 from paramctl.errors import MissingLibraryError
 from paramctl.formats import whole
 from paramctl.storages import Blob
@@ -115,6 +116,17 @@ def pieces(blob: Blob, window: Window) -> Iterator[memoryview]:
         return _in_order(blob.param, window)
     made: Iterator[memoryview] = casting().pieces(blob.param, blob.dtype, window)
     return made
+
+
+def turned(chunks: Iterable[memoryview], dtype: DType) -> Iterator[bytearray]:
+    """Little-endian elements as big-endian ones; of complex numbers each half by itself."""
+    step = dtype.block_nbytes // (2 if dtype.kind == "complex" else 1)
+    for chunk in chunks:
+        raw = memoryview(chunk).cast("B")
+        made = bytearray(len(raw))
+        for at in range(step):
+            made[at::step] = raw[step - 1 - at :: step]
+        yield made
 
 
 def _is_one_range(param: Param) -> bool:

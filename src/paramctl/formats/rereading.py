@@ -49,12 +49,27 @@ def first_other(pairs: Iterable[Pair], window: Window) -> str | None:
 
 def _is_written(blob: Blob, param: Param, window: Window, again: Window) -> bool:
     """Whether a tensor that lies in order has the elements of a blob, bit for bit."""
+    if param.storage.byteorder == "big":
+        return are_equal(blob, Blob(param, param.dtype), window, again)
     at, end = param.span
     for piece in pour.pieces(blob, window):
         if _comparable(piece) != again.read(param, at, min(at + len(piece), end)):
             return False
         at += len(piece)
     return at == end
+
+
+def are_equal(one: Blob, other: Blob, window: Window, again: Window) -> bool:
+    """Whether two tensors of one shape and dtype have the same elements, bit for bit."""
+    theirs = pour.pieces(other, again)
+    held = bytearray()
+    for piece in pour.pieces(one, window):
+        while len(held) < len(piece):
+            held += next(theirs, b"")
+        if held[: len(piece)] != piece:
+            return False
+        del held[: len(piece)]
+    return True
 
 
 def _comparable(piece: memoryview) -> bytearray:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from paramctl import storages
-from paramctl.errors import FileError
 from paramctl.formats import torch_zip_edit, whole
-from paramctl.formats.pour import Pourer
+from paramctl.formats.pour import Pourer, turned
 from paramctl.formats.torch_pickle import Layout
 from paramctl.formats.torch_zip_writer import Fresh
 from paramctl.outline import Entry, Outline
@@ -51,7 +50,7 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
         if new:
             document.rename(new)
         fresh = {
-            layout.key: Fresh(layout.key, blob.nbytes, pourer.pieces(blob))
+            layout.key: Fresh(layout.key, blob.nbytes, _chunks(blob, pourer))
             for _, layout, blob in changed
             if blob is not None
         }
@@ -71,7 +70,6 @@ def _changed(made: Outline, new_key: Callable[[], str]) -> Iterator[tuple[Entry,
         if one.blob not in keys:
             keys[one.blob] = blob.param.storage.key if is_kept else new_key()
         if not is_kept:
-            _refuse_big(made, blob)
             yield entry, _layout(keys[one.blob], blob, one), blob
         elif _moved(made, entry):
             yield entry, _layout(keys[one.blob], blob, one), None
@@ -95,7 +93,7 @@ def _layout(key: str, blob: Blob, one: Placed) -> Layout:
     return Layout(key, blob.nbytes, one.dtype, one.offset, one.shape, one.stride)
 
 
-def _refuse_big(made: Outline, blob: Blob) -> None:
-    if blob.param.storage.byteorder == "big" and blob.dtype.block_nbytes > 1:
-        where = made.checkpoint.source.name
-        raise FileError(where, "its elements are big-endian, and cannot be changed there", hint="--to safetensors")
+def _chunks(blob: Blob, pourer: Pourer) -> Iterator[memoryview | bytearray]:
+    """Its elements, in the order in which the archive says that they lie."""
+    chunks = pourer.pieces(blob)
+    return turned(chunks, blob.dtype) if blob.param.storage.byteorder == "big" else chunks

@@ -6,8 +6,7 @@ from paramctl import outline as outlines
 from paramctl.checkpoint import Checkpoint
 from paramctl.contents import Window
 from paramctl.errors import ParamctlError, SelectError, shortened
-from paramctl.formats import convert as writing
-from paramctl.formats import fitting
+from paramctl.formats import fitting, rereading
 from paramctl.formats.targets import TARGETS, Target
 from paramctl.ops.convert import Conversion
 from paramctl.outline import Entry, Outline
@@ -65,4 +64,4 @@ def _refuse_unequal(before: Outline, names: list[str]) -> None:
 
 
 def _are_equal(a: Entry, b: Entry, one: Window, two: Window) -> bool:
-    return writing.are_equal(Blob(a.param, a.dtype), Blob(b.param, b.dtype), one, two)
+    return rereading.are_equal(Blob(a.param, a.dtype), Blob(b.param, b.dtype), one, two)
