@@ -474,10 +474,12 @@ def test_a_second_writer_is_kept_apart(here, run):
     assert not folder.exists()
 
 
-def test_a_written_file_that_is_not_the_plan_is_refused(here, run, monkeypatch):
-    """Where what is read again differs, the old file stays; --no-verify does not look."""
+@pytest.mark.parametrize(("numel", "more"), [(4, ()), (1 << 18, ()), (1 << 18, ("--dtype", "bf16"))])
+def test_a_written_file_that_is_not_the_plan_is_refused(numel, more, here, run, monkeypatch):
+    """Where what is read again differs, copied or cast, the old file stays; --no-verify does not look."""
     from paramctl.formats import safetensors_writer
 
+    torch.save({"0.bias": torch.zeros(3), "0.weight": torch.ones(numel)}, "large.pt")
     (here / "o.safetensors").write_bytes(b"old")
     real = safetensors_writer.write
 
@@ -488,13 +490,11 @@ def test_a_written_file_that_is_not_the_plan_is_refused(here, run, monkeypatch):
         file.flush()
 
     monkeypatch.setattr(safetensors_writer, "write", wrong)
-    done = run("convert", "model.pt", "o.safetensors")
-    assert (done.code, done.err) == (
-        2,
-        "error: o.safetensors: what was written is not what was planned: 0.weight has other values\n",
-    )
+    done = run("convert", "large.pt", "o.safetensors", *more)
+    said = "o.safetensors: what was written is not what was planned: 0.weight has other values"
+    assert (done.code, done.err) == (2, f"error: {said}\n")
     assert (here / "o.safetensors").read_bytes() == b"old"
-    assert run("convert", "model.pt", "o.safetensors", "--no-verify").code == 0
+    assert run("convert", "large.pt", "o.safetensors", "--no-verify", *more).code == 0
 
 
 def test_in_place(here, run):

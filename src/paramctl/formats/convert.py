@@ -69,7 +69,7 @@ def write(
             with whole.replacing_folder(out, nbytes=nbytes(made), force=options.force) as folder:
                 importlib.import_module(target.module).write(made, folder, pourer)
                 if options.verifies:
-                    verify(made, target, formats.read(Source(out, "folder", folder)), window)
+                    verify(made, target, formats.read(Source(out, "folder", folder)), pourer)
         else:
             with whole.replacing(out, nbytes=nbytes(made)) as file:
                 _write_file(made, target, file, out, options, pourer)
@@ -93,13 +93,13 @@ def _write_file(
     file.flush()
     if options.verifies:
         there = Source(out, "file", Path(f"/dev/fd/{file.fileno()}"))
-        verify(made, target, formats.read(there), pourer.window)
+        verify(made, target, formats.read(there), pourer)
 
 
 # ----------------------------------------------------------------------------- reading again
 
 
-def verify(made: Outline, target: Target, found: Checkpoint, window: Window) -> None:
+def verify(made: Outline, target: Target, found: Checkpoint, pourer: pour.Pourer) -> None:
     """Hold what was written against the outline: names, dtypes, shapes, ties, metadata, and every value.
 
     Raises:
@@ -125,7 +125,7 @@ def verify(made: Outline, target: Target, found: Checkpoint, window: Window) -> 
     if odd is not None:
         raise _not_the_same(where, odd, "is missing or another value")
     pairs = _storages(blobs, placed, found) if blobs else _tensors(made, target, found)
-    other = rereading.first_other(pairs, window)
+    other = rereading.first_other(pairs, pourer)
     if other is not None:
         raise _not_the_same(where, other, "has other values")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from paramctl.checkpoint import Param
 from paramctl.contents import Window
 from paramctl.formats import pour
+from paramctl.formats.pour import Pourer
 from paramctl.storages import Blob
 
 Pair = tuple[str, Blob, Param]  # a name, what was to be written, and where it was
 
 
-def first_other(pairs: Iterable[Pair], window: Window) -> str | None:
+def first_other(pairs: Iterable[Pair], pourer: Pourer) -> str | None:
     """The name of something that was written otherwise than it was to be; None if nothing was.
+
+    What went through memory is held against the checksum that it had there, and what the kernel copied against its
+    source.
 
     Args:
         pairs: what lies in order where it was written.
-        window: through which the sources are read.
+        pourer: what wrote it.
 
     Raises:
         FileError: something cannot be read.
@@ -34,13 +39,14 @@ def first_other(pairs: Iterable[Pair], window: Window) -> str | None:
                     name, blob, param = left.popleft()
                 except IndexError:
                     return
-                if not _is_written(blob, param, source, again):
+                crc = pourer.poured(blob)
+                if not (_is_written(blob, param, source, again) if crc is None else _has(crc, param, again)):
                     others.append(name)
 
-    with Window(window.tell) as second, ThreadPoolExecutor(1) as pool:
+    with Window(pourer.window.tell) as second, ThreadPoolExecutor(1) as pool:
         rest = pool.submit(compare, second)
         try:
-            compare(window)
+            compare(pourer.window)
         finally:
             left.clear()  # where this one failed, the other has nothing more to do
         rest.result()
@@ -57,6 +63,14 @@ def _is_written(blob: Blob, param: Param, window: Window, again: Window) -> bool
             return False
         at += len(piece)
     return at == end
+
+
+def _has(crc: int, param: Param, again: Window) -> bool:
+    """Whether the elements of a tensor have this CRC-32."""
+    found = 0
+    for piece in pour.pieces(Blob(param, param.dtype), again):
+        found = zlib.crc32(piece, found)
+    return found == crc
 
 
 def are_equal(one: Blob, other: Blob, window: Window, again: Window) -> bool:
