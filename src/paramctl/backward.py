@@ -137,14 +137,13 @@ def _labels(names: tuple[str, ...], parameter: nn.Parameter, calls: list[Call | 
     Which call of the module, if it is called more than once; which operation, if there are several in one call; and
     in which module, if that is not the one that holds the parameter.
     """
-    times = Counter(id(call.module) for call in trace.calls)
     totals = Counter(map(id, calls))
     seen: Counter[int] = Counter()
     labels = []
     for call in calls:
         seen[id(call)] += 1
         name, said = _place(names, parameter, call)
-        if call is not None and times[id(call.module)] > 1:
+        if call is not None and trace.times(call.module) > 1:
             said.append(f"call {call.number}")
         if totals[id(call)] > 1:
             said.append(f"use {seen[id(call)]}")

@@ -83,6 +83,10 @@ class Trace:
         """The innermost call that has not ended."""
         return self._open[-1] if self._open else None
 
+    def times(self, module: nn.Module) -> int:
+        """How often a module was called."""
+        return self._counts.get(id(module), 0)
+
     def of(self, node: int) -> Call | None:
         """The innermost call that made autograd's node of that number; None if it was made outside of all."""
         begun = bisect_right(self.calls, node, key=lambda call: call.start)

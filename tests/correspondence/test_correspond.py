@@ -227,6 +227,14 @@ def test_a_branch_is_chosen_and_its_copies_are_told():
     assert set(found.names.values()) == set(wanted)
 
 
+def test_a_branch_that_has_one_name_alike_is_no_copy():
+    """Beside the encoder that is wanted stands a head with a norm, too: it is not told as having the same."""
+    wanted = decoder() | {"embeddings.norm.weight": Form((8,))}
+    given_names = {f"encoder.{name}": form for name, form in wanted.items()}
+    given_names |= {"head.norm.weight": Form((8,)), "head.bias": Form((99,))}
+    assert tuple(correspond(given_names, wanted).root) == ("encoder", ())
+
+
 def test_a_part_of_the_model_is_no_container():
     """Modules that all are wanted stay where they are, whatever they are called."""
     wanted = decoder()

@@ -13,6 +13,7 @@ _USUAL = ("state_dict", "model_state_dict", "model", "module", "net", "network",
 _DEEPEST = 4
 _ENOUGH = 0.5  # of the wanted names that are there as they are: then the checkpoint is no container
 _SHARE = 0.3  # of the wanted names that a branch must have
+_ALSO = 0.5  # of what the best branch has, in one that is said to have the same
 _MOST_SHAPES = 0.8  # of the wanted shapes
 _MOST_KEYS = 64  # of a container
 
@@ -62,7 +63,7 @@ def _best(inside: Forms, wanted: Forms, beside: Iterable[str]) -> tuple[str, tup
         return _by_forms(inside, wanted, branches), ()
     if best.tensors == 1 or any(branch.hits - best.hits for branch in rest):
         return "", ()
-    return best.key, tuple(branch.key for branch in rest if branch.hits)
+    return best.key, tuple(branch.key for branch in rest if len(branch.hits) >= _ALSO * len(best.hits))
 
 
 def _by_forms(inside: Forms, wanted: Forms, branches: Sequence[_Branch]) -> str:

@@ -15,7 +15,7 @@ from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage
 from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import ParamctlError, shortened
-from paramctl.formats import safetensors_writer, whole
+from paramctl.formats import safetensors_writer, torchscript, whole
 from paramctl.formats.pour import Pourer
 from paramctl.plan import Change
 from paramctl.source import Source
@@ -45,7 +45,8 @@ def described(module: nn.Module, source: Source) -> Checkpoint:
     params: dict[str, Param] = {}
     paths: dict[str, Module] = {}
     for path, child in module.named_modules(remove_duplicate=False):
-        paths[path] = Module(path, type(child).__name__, _hyperparameters(child), _qualified(type(child)))
+        qualified = _qualified(child)
+        paths[path] = Module(path, qualified.rpartition(".")[2], _hyperparameters(child), qualified)
         for name, kind, tensor in _tensors(child):
             full = f"{path}.{name}" if path else name
             params[full] = _param(full, kind, tensor, storages)
@@ -60,8 +61,11 @@ def _tensors(module: nn.Module) -> list[tuple[str, ParamKind, torch.Tensor]]:
     return found + [(name, "tensor", value) for name, value in plain if not name.startswith("_")]
 
 
-def _qualified(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _qualified(module: nn.Module) -> str:
+    """Its class; of a scripted or traced module, that of which it was made."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return torchscript.unmangled(module._c._type().qualified_name())  # noqa: SLF001
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _hyperparameters(module: nn.Module) -> dict[str, Any]:

@@ -120,6 +120,15 @@ def read(reader: Reader) -> Checkpoint:
     return replace(found, params=params, metadata=_metadata(reader, members, root), extras=extras)
 
 
+def unmangled(qualified: str) -> str:
+    """The class of Python that a class of TorchScript was made of.
+
+    >>> unmangled("__torch__.torch.nn.modules.linear.___torch_mangle_0.Linear")
+    'torch.nn.modules.linear.Linear'
+    """
+    return _MANGLED.sub("", qualified.removeprefix(_SPACE))
+
+
 def _unpickled(reader: Reader, member: Member, sources: _Sources) -> Any:
     pickled = contents(reader, member)
     tree = unpickle.load(pickled, reader.name)
@@ -254,7 +263,7 @@ def _give_modules_their_parts(values: list[Any], sources: _Sources, allowance: A
         if (declared.is_module if declared else "training" in attributes)
     }
     for key, (value, attributes, declared) in known.items():
-        value.__class__ = stand_in(_MANGLED.sub("", type(value).qualified.removeprefix(_SPACE)))
+        value.__class__ = stand_in(unmangled(type(value).qualified))
         if key in modules:
             value.state = _parts(attributes, declared or _UNDECLARED, modules)
         elif value.state is not None:

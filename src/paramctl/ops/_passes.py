@@ -114,10 +114,10 @@ def ready(checkpoint: Checkpoint, root: str, wanted: Wanted) -> Ready:
             f"{shortened(source.name)}: a {checkpoint.format} file, which has no code to run",
             hint=f"name the definition of its model, and its values with --weights {shortened(source.name, 60)}",
         )
-    if any(isinstance(module, torch.jit.ScriptModule) for module in checkpoint.live.modules()):
+    module: nn.Module = dict(checkpoint.live.named_modules(remove_duplicate=False))[root]
+    if any(isinstance(inner, torch.jit.ScriptModule) for inner in module.modules()):
         what = f"{shortened(source.name)}: compiled by torch.jit, and cannot be looked into while it runs"
         raise ParamctlError(what, hint="name the module that was not scripted or traced")
-    module: nn.Module = checkpoint.live.get_submodule(root)
     model = Definition(module, source.name, source.path.parent if source.path else None)
     notes = load(module, wanted.weights, strict=wanted.strict) if wanted.weights else []
     with usercode.running(model.name, folder=model.folder):

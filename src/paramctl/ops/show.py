@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ def show(checkpoint: Checkpoint, selection: Selection, *, most: int | None = Non
     """
     if most is None:
         _hold_against_bytes(selection.picks)
-    rows = tuple(_row(checkpoint, pick, most) for pick in selection.picks)
+    grads = _grads(checkpoint)
+    rows = tuple(_row(grads, pick, most) for pick in selection.picks)
     totals = sharing.totals(checkpoint, selection.chosen)
     return Report(COLUMNS, rows, totals, checkpoint.source.name, checkpoint.format)
 
@@ -62,7 +63,7 @@ def _hold_against_bytes(picks: Sequence[Pick]) -> None:
         )
 
 
-def _row(checkpoint: Checkpoint, pick: Pick, most: int | None) -> tuple[Any, ...]:
+def _row(grads: Mapping[str, Any], pick: Pick, most: int | None) -> tuple[Any, ...]:
     view = pick.view
     if most is None and view.numel > MOST_FULL:
         raise ParamctlError(
@@ -77,7 +78,7 @@ def _row(checkpoint: Checkpoint, pick: Pick, most: int | None) -> tuple[Any, ...
         view.dtype.name,
         list(view.shape),
         view.requires_grad,
-        _grad(checkpoint, view.name),
+        grads[view.name].tolist() if view.name in grads else None,
         values.nested(array),
     )
 
@@ -99,11 +100,9 @@ def _kept(size: int) -> list[int]:
     return [*range(EDGE_ITEMS + 1), *range(size - EDGE_ITEMS, size)]
 
 
-def _grad(checkpoint: Checkpoint, name: str) -> Any:
-    """A live parameter's gradient; None before a backward pass, and in a file, which keeps none."""
-    if checkpoint.live is None or name not in checkpoint.params:
-        return None
-    owner, _, last = name.rpartition(".")
-    tensor = getattr(checkpoint.live.get_submodule(owner), last, None)
-    grad = getattr(tensor, "grad", None)
-    return None if grad is None else grad.tolist()
+def _grads(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Live parameters' gradients, those that there are: none before a backward pass, and none in a file."""
+    if checkpoint.live is None:
+        return {}
+    held = checkpoint.live.named_parameters(remove_duplicate=False)
+    return {name: tensor.grad for name, tensor in held if tensor.grad is not None}
