@@ -78,6 +78,16 @@ then it fits
 """,
     ),
     (
+        "the model's arguments beside its state dict",
+        lambda state: {"model": {"state_dict": dict(state), "args": {"width": 4}}, "trainer": {"epoch": 3}},
+        {"missing": 4, "unexpected": 5},
+        """m.pt does not fit models/mlp.py: 4 missing, 5 unexpected
+the model's tensors are below model.state_dict
+  paramctl convert m.pt OUT.pt --at model.state_dict
+then it fits
+""",
+    ),
+    (
         "a word with a quote in it",
         lambda state: {name.replace("weight", "it's"): tensor for name, tensor in state.items()},
         {"ok": 2, "missing": 2, "unexpected": 2},

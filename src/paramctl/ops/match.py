@@ -8,7 +8,7 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from paramctl import formats, sharing
@@ -33,6 +33,7 @@ COLUMNS = (
     Column("detail"),
 )
 
+_NESTED = 3  # branches within branches that are looked into for what is no tensor
 _WIDEST = 500  # characters of an error of the model's own
 LOADING = "paramctl.formats.loading"  # torch tier
 _PICKLED = frozenset(("torch-zip", "torch-legacy", "torch-tar"))  # what is no tensor is a key of the dict, too
@@ -90,7 +91,18 @@ def _told(row: Row) -> tuple[Any, ...]:
 
 def _correspondence(given: Side, wanted: Side) -> Correspondence:
     forms = ({p.name: form(p.dtype, p.shape) for p in side.params.values()} for side in (given, wanted))
-    return correspond(*forms, extras=given.others)
+    inside = _inside(given.checkpoint.extras, set(branches(given.params)))
+    return correspond(*forms, extras=(*given.others, *inside))
+
+
+def _inside(extras: Mapping[str, Any], above: Collection[str], path: str = "", levels: int = _NESTED) -> Iterator[str]:
+    """Paths of what is no tensor in the branches that have tensors."""
+    for key, value in extras.items():
+        name = f"{path}.{key}" if path else key
+        if name in above and isinstance(value, Mapping) and levels:
+            yield from _inside(value, above, name, levels - 1)
+        elif path:
+            yield name
 
 
 # ----------------------------------------------------------------------------- what is there, and what is wanted
