@@ -20,6 +20,7 @@ from paramctl import usercode
 from paramctl.errors import ParamctlError, shortened
 from paramctl.inputs import Layer, sizes_text, taken
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # of one value a channel they make no statistics
 _HINT = "give --input once for each, in that order, or by name as --input {name}=SHAPE"
 
 
@@ -135,11 +136,15 @@ def _is_below(path: str, above: str) -> bool:
 
 
 class Definition(NamedTuple):
-    """A model that can be run. `name` and `folder`: of the definition that made it."""
+    """A model that can be run. `name` and `folder`: of the definition that made it.
+
+    `guess` says what input was chosen for it, if none was given.
+    """
 
     module: nn.Module
     name: str
     folder: Path | None = None
+    guess: str = ""
 
 
 def run(model: Definition, given: Given, trace: Trace) -> Any:
@@ -154,7 +159,10 @@ def run(model: Definition, given: Given, trace: Trace) -> Any:
         call = trace.failed()
         return f"in {_layer(call).said}: " if call is not None and call.module is not model.module else ""
 
-    with usercode.running(model.name, folder=model.folder, hint=lambda: _hint(trace, given), within=within):
+    def hint() -> str:
+        return f"{model.guess}; --input names another" if model.guess else _hint(trace, given)
+
+    with usercode.running(model.name, folder=model.folder, hint=hint, within=within):
         return model.module(*given.args, **given.kwargs)
 
 
@@ -170,6 +178,8 @@ def _hint(trace: Trace, given: Given) -> str:
     got = next((tensor for tensor in call.seen if tensor.is_floating_point()), next(iter(call.seen), None))
     if got is None:
         return ""
+    if isinstance(call.module, _NORMS) and call.module.training and got.dim() > 1 and got.numel() == got.shape[1]:
+        return "a batch of more than one, or --eval"
     wanted = taken(call.module, got.shape)
     if not wanted or _fits(call.module, got):
         return ""

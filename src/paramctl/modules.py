@@ -12,10 +12,11 @@ from torch import nn
 
 from paramctl import usercode
 from paramctl.checkpoint import Checkpoint, Param
-from paramctl.errors import ParamctlError, shortened
+from paramctl.errors import ParamctlError, nearest, shortened
 from paramctl.source import Source
 
 DEFAULT_NAMES = ("net", "model", "build")
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
@@ -40,7 +41,7 @@ def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
             return made
         if not callable(made):
             raise ParamctlError(f"{shortened(source.name)}: {type(made).__name__} is no module and makes none")
-        hint = "give its arguments as --arg name=value" if _lacks_arguments(made, source.arguments) else ""
+        hint = _of_arguments(made, source.arguments)
         with usercode.running(source.name, folder=source.path.parent if source.path else None, hint=hint):
             made = made(**source.arguments)
     if not isinstance(made, nn.Module):
@@ -59,14 +60,23 @@ def reseed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _lacks_arguments(function: Any, arguments: Mapping[str, Any]) -> bool:
+def _of_arguments(function: Any, arguments: Mapping[str, Any]) -> str:
+    """What is to be done about arguments that a callable does not take, or that it lacks; "" if they are right."""
     try:
-        inspect.signature(function).bind(**arguments)
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(**arguments)
     except TypeError:
-        return True
-    except ValueError:
-        return False
-    return False
+        names = [name for name, parameter in signature.parameters.items() if parameter.kind in _BY_NAME]
+    else:
+        return ""
+    unknown = next((name for name in arguments if name not in names), None)
+    if unknown is None or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        return "give its arguments as --arg name=value"
+    close = nearest(unknown, names, most=1)
+    return f"--arg {close[0]}=…?" if close else f"it takes {', '.join(names) or 'no arguments'}"
 
 
 def _named(loaded: Any, source: Source) -> Any:

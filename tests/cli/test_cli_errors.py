@@ -52,8 +52,7 @@ DEFINITIONS = {
     "ls models/no.py": "error: models/no.py: no such file",
     "ls models/mlp.py --arg hidden": "error: --arg 'hidden': not of the form name=value",
     "ls models/mlp.py --arg hiden=3": (
-        "error: models/mlp.py: TypeError: net() got an unexpected keyword argument 'hiden'\n\n"
-        "hint: give its arguments as --arg name=value"
+        "error: models/mlp.py: TypeError: net() got an unexpected keyword argument 'hiden'\n\nhint: --arg hidden=…?"
     ),
     "ls model.pt --arg hidden=3": "error: --arg goes with a definition, and model.pt is none",
     "ls no_such_module:net": "error: no_such_module: ModuleNotFoundError: No module named 'no_such_module'",

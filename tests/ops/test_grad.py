@@ -743,6 +743,7 @@ def none(): return None
 def scripted(): return torch.jit.script(nn.Linear(2, 2))
 def fails(output): return output.nothing
 def vector(output): return output.sum(0)
+def picture(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
 NUMBER = 3
 """
 
@@ -753,7 +754,11 @@ ERRORS = {
     "Two --input 2,4": f"net.py:Two: Two.forward(x, mask) needs mask, and one input was given\n\n{NEEDS}",
     "Two --input 2 --input 2 --input 2": "net.py:Two: Two.forward(x, mask) takes 2 at most, and 3 were given",
     "Two --input x=2 --input m=2": "net.py:Two: Two.forward(x, mask) has no m\n\nhint: it takes x, mask",
-    "Raises": "net.py:Raises: net.py, line 16: KeyError: 'no such thing'",
+    "Raises": (
+        "net.py:Raises: net.py, line 16: KeyError: 'no such thing'\n\n"
+        "hint: --input 2,4 was taken, as lin (Linear) is the first layer; --input names another"
+    ),
+    "Raises --input 2,4": "net.py:Raises: net.py, line 16: KeyError: 'no such thing'",
     "Inner --input 2,4": (
         "net.py:Inner: net.py, line 20: in lin (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied "
         "(1x8 and 4x3)"
@@ -782,6 +787,27 @@ ERRORS = {
     "many": (
         "net.py:many: ModuleList has no forward, and cannot be run\n\n"
         "hint: name a module that has one, or a part of this with --at PATH"
+    ),
+    "picture": (
+        "net.py:picture: in 2 (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3600 and 16x2)\n\n"
+        "hint: --input 2,3,32,32 was taken, as 0 (Conv2d) is the first layer; --input names another"
+    ),
+    "picture --input 2,3,8,8": (
+        "net.py:picture: in 2 (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x144 and 16x2)\n\n"
+        "hint: 2 (Linear) got 2×144, and takes 2×16"
+    ),
+    "buffers --input 1,3": (
+        "net.py:buffers: ValueError: Expected more than 1 value per channel when training, got input size "
+        "torch.Size([1, 3])\n\nhint: a batch of more than one, or --eval"
+    ),
+    "needs --arg widht=2": (
+        "net.py:needs: TypeError: needs() got an unexpected keyword argument 'widht'\n\nhint: --arg width=…?"
+    ),
+    "needs --arg n=2": (
+        "net.py:needs: TypeError: needs() got an unexpected keyword argument 'n'\n\nhint: it takes width"
+    ),
+    "needs --arg width=2 --arg n=2": (
+        "net.py:needs: TypeError: needs() got an unexpected keyword argument 'n'\n\nhint: it takes width"
     ),
     "needs": (
         "net.py:needs: TypeError: needs() missing 1 required positional argument: 'width'\n\n"

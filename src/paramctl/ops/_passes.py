@@ -125,7 +125,8 @@ def ready(checkpoint: Checkpoint, root: str, wanted: Wanted) -> Ready:
     feeds = [_with_range(parse(text, "--input"), module, "--input") for text in wanted.inputs]
     if not feeds and (chosen := _chosen(model)):
         feeds = [parse(chosen[0], "--input")]
-        notes.append(f"--input {chosen[0]} was taken, as {chosen[1].said} is the first layer")
+        model = model._replace(guess=f"--input {chosen[0]} was taken, as {chosen[1].said} is the first layer")
+        notes.append(model.guess)
     target = _target(wanted.target) if wanted.target else None
     feeder = Feeder(module, feeds, target)
     loss = losses.parse(wanted.loss or _usual(feeder, wanted), has_target=target is not None)
