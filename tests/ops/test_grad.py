@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+import others
 from paramctl.backward import Gradient, Use, backward, shares
 from paramctl.forward import Definition, Given, Trace, run
 from program import MODELS
@@ -655,6 +656,9 @@ def test_weights_that_do_not_fit_are_refused_or_taken_in_part(weights, run, tmp_
 # ----------------------------------------------------------------------------- other people's models
 
 
+NAMED = ("GPT2Config", "GPT2LMHeadModel", "T5Config", "T5ForConditionalGeneration")  # of thousands
+
+
 @pytest.mark.parametrize(
     ("made", "tied", "uses"),
     [
@@ -679,8 +683,8 @@ def test_weights_that_do_not_fit_are_refused_or_taken_in_part(weights, run, tmp_
 )
 def test_models_of_transformers(made, tied, uses, run, tmp_path):
     """A model of another library tells what each place of its word matrix contributes, and the sum is its gradient."""
-    pytest.importorskip("transformers")
-    (tmp_path / "theirs.py").write_text(f"from transformers import *\ndef net():\n    return {made}\n")
+    others.need("transformers")
+    (tmp_path / "theirs.py").write_text(f"from transformers import {', '.join(NAMED)}\nnet = lambda: {made}\n")
     words = ("--input", "input_ids=int:2,5", "--input", "labels=int:2,5", "--eval", "--seed", 0)
     done = run("grad", tmp_path / "theirs.py", tied, *words, "-f", "json")
     assert [row["use"] for row in done.rows] == [None, *uses]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+import others
 import paramctl
 from program import MODELS
 from renames import renamed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-if importlib.util.find_spec("transformers") is None:
-    pytest.skip("transformers is not installed: pip install -c constraints.txt -e '.[models]'", allow_module_level=True)
+others.need("transformers")
 
 DEFINITIONS = """
 import transformers as t
