@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from paramctl import usercode
+from paramctl import empty, usercode
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import ParamctlError, nearest, shortened
 from paramctl.source import Source
 
+Device = Literal["meta", "mixed", "cpu"]
+_PLACES: dict[Device, Callable[[], AbstractContextManager[Any]]] = {
+    "meta": lambda: torch.device("meta"),
+    "mixed": empty.parameters_on_meta,
+    "cpu": lambda: torch.device("cpu"),
+}
 DEFAULT_NAMES = ("net", "model", "build")
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
-    """The module that a definition makes, with the default device set to `device` while it does.
+def build(source: Source, *, device: Device, seed: int | None = None) -> nn.Module:
+    """The module that a definition makes.
 
     Args:
         source: a definition.
-        device: "meta" for shapes without values, or "cpu".
+        device: "meta" for shapes without values, "cpu", or "mixed": parameters on the meta device as soon as a module
+            has them, and all else on the CPU, for code that looks at values while it builds.
         seed: for `torch.manual_seed`, before the definition's code runs.
 
     Raises:
@@ -32,7 +40,7 @@ def build(source: Source, *, device: str, seed: int | None = None) -> nn.Module:
     """
     if seed is not None:
         reseed(seed)
-    with torch.device(device):
+    with _PLACES[device](), empty.importing_on_cpu():
         loaded = usercode.load(source.path) if source.path else usercode.imported(source.module)
         made = _named(loaded, source)
         if isinstance(made, nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 
 from paramctl.errors import ParamctlError, nearest, shortened
 
+OWN_NAME = "paramctl_user_"  # and then that of the file
 _OWN = str(Path(__file__).parent) + os.sep
 _INSTALLED = f"{sys.base_prefix}{os.sep}lib"
 
@@ -79,7 +80,7 @@ def load(path: Path, *, error: type[ParamctlError] = ParamctlError) -> ModuleTyp
     """
     if not path.is_file():
         raise error(f"{shortened(str(path))}: no such file")
-    name = f"paramctl_user_{path.stem}"
+    name = f"{OWN_NAME}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise error(f"{shortened(str(path))}: not a Python file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,21 @@ from paramctl.plan import Change
 from paramctl.source import Source
 
 NAME = "python"
+_WITHOUT_VALUES: tuple[modules.Device, ...] = ("meta", "mixed")
 
 
 def read(source: Source, *, values: bool = False, seed: int | None = None) -> Checkpoint:
     """The module that `source` defines.
 
-    It is built on the meta device, which costs no memory, unless its values are asked for or it cannot be built so.
+    It is built on the meta device, which costs no memory, unless its values are asked for or it cannot be built so:
+    then with its parameters alone there, and really if that cannot be.
 
     Raises:
         ParamctlError: its code raised, or made no module.
     """
-    if not values:
-        try:
-            return described(modules.build(source, device="meta"), source)
-        except ParamctlError:
-            pass  # its code looks at values while it builds: then really, which says what is wrong if anything is
+    for device in () if values else _WITHOUT_VALUES:
+        with contextlib.suppress(ParamctlError):  # its code looks at values while it builds, or something is wrong
+            return described(modules.build(source, device=device), source)
     return described(modules.build(source, device="cpu", seed=seed), source)
 
 
