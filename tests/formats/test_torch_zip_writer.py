@@ -16,7 +16,7 @@ from torch.serialization import skip_data
 
 from paramctl import source
 from paramctl.errors import ParamctlError
-from paramctl.formats import torch_zip_writer, whole
+from paramctl.formats import small_archives, torch_zip_writer, whole
 from paramctl.formats.torch_zip_writer import Fresh, kept, write
 from paramctl.source import Reader
 from torch_files import read, saved, written
@@ -183,3 +183,20 @@ def test_somebody_elses_metadata_is_none(said: bytes, tmp_path: Path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/.data/metadata.json", said)
     assert read(path).metadata == {}
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 1000])
+def test_a_small_archive_is_made_from_its_like(nbytes: int):
+    """What is made of a pattern, again and again, is byte for byte what is made anew."""
+    pickled = b"N." + b"x" * nbytes
+    pattern = small_archives.SmallArchive(pickled, nbytes)
+    for start in (0, 1, 200):
+        data = bytes((start + i) % 256 for i in range(nbytes))
+        one, other = io.BytesIO(b"..."), io.BytesIO(b"...")
+        one.seek(3)
+        other.seek(3)
+        assert pattern.write(one, data) == len(one.getvalue()) - 3
+        torch_zip_writer.write(other, pickled, [torch_zip_writer.Fresh("0", nbytes, [data])])
+        assert one.getvalue() == other.getvalue()
+    with pytest.raises(ParamctlError, match="bytes were to be had"):
+        pattern.write(io.BytesIO(), bytes(nbytes + 1))

@@ -16,6 +16,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -491,7 +492,7 @@ def located(param: Param, extent: Extent) -> tuple[Extent, tuple[int, ...]]:
         if not pickled:
             raise FileError(part.name, "its region holds no tensor")
         root = min(pickled, key=len)
-        note = unpickle.load(contents(part, members[root]), part.name)
+        note = _note(contents(part, members[root]), part.name)
         if not isinstance(note, TensorNote) or note.storage is None:
             raise FileError(part.name, "its region holds no tensor")
         if (note.shape, note.dtype) != (sizes, param.dtype):
@@ -512,6 +513,21 @@ def located(param: Param, extent: Extent) -> tuple[Extent, tuple[int, ...]]:
         if param.dtype.nbytes(reached) > here:
             raise FileError(part.name, f"its chunk reaches to byte {param.dtype.nbytes(reached):,} of {here:,}")
         return Extent(extent.path, begin, param.dtype.nbytes(reached), box=extent.box), note.stride
+
+
+@lru_cache(maxsize=64)
+def _known(pickled: bytes) -> Any:
+    """Chunks of one shape and dtype have one pickle: it is read once."""
+    return unpickle.load(pickled, "")
+
+
+def _note(pickled: bytes, name: str) -> Any:
+    if len(pickled) > _SMALL_NBYTES:
+        return unpickle.load(pickled, name)
+    try:
+        return _known(pickled)
+    except FileError:
+        return unpickle.load(pickled, name)  # which says where
 
 
 def _in_safetensors(file: Reader, param: Param, sizes: tuple[int, ...]) -> tuple[Extent, tuple[int, ...]]:

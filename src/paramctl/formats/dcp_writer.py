@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 from paramctl import outline as outlines
 from paramctl.checkpoint import Param, Storage, contiguous
 from paramctl.dtypes import DType
-from paramctl.formats import state_dict_writer, torch_zip_writer
+from paramctl.formats import small_archives, state_dict_writer, torch_zip_writer
 from paramctl.formats.nesting import Path, dotted
 from paramctl.formats.notes import Key
 from paramctl.formats.pickle_nodes import (
@@ -36,6 +36,7 @@ from paramctl.formats.pickle_nodes import (
     whole,
 )
 from paramctl.formats.pour import Pourer
+from paramctl.formats.small_archives import SmallArchive
 from paramctl.formats.torch_pickle import tensor_pickle
 from paramctl.formats.torch_zip_writer import Fresh
 from paramctl.outline import Entry, Outline
@@ -68,9 +69,17 @@ def write(made: Outline, folder: pathlib.Path, pourer: Pourer) -> None:
 
 def _write_one(entry: Entry, file: IO[bytes], pourer: Pourer) -> _Region:
     begin = file.tell()
-    fresh = Fresh("0", entry.nbytes, pourer.pieces(Blob(entry.param, entry.dtype)))
+    chunks = pourer.pieces(Blob(entry.param, entry.dtype))
+    if entry.nbytes <= small_archives.MOST_NBYTES:
+        return _Region(begin, _small(entry.dtype, entry.param.shape).write(file, b"".join(chunks)))
+    fresh = Fresh("0", entry.nbytes, chunks)
     torch_zip_writer.write(file, _tensor_pickle(entry.dtype, entry.param.shape), [fresh])
     return _Region(begin, file.tell() - begin)
+
+
+@lru_cache(maxsize=256)
+def _small(dtype: DType, shape: tuple[int, ...]) -> SmallArchive:
+    return SmallArchive(_tensor_pickle(dtype, shape), dtype.nbytes(math.prod(shape)))
 
 
 def _write_value(value: Any, file: IO[bytes]) -> _Region:

@@ -235,10 +235,12 @@ class Maker(NamedTuple):
     known: dict[Any, Node]
 
     def text(self, value: str) -> Node:
-        return self.shared(("text", value), text(value))
+        known = self.known.get(("text", value))
+        return shared(known) if known is not None else self.shared(("text", value), text(value))
 
     def named(self, module: str, name: str) -> Node:
-        return self.shared(("named", module, name), named(module, name))
+        known = self.known.get(("named", module, name))
+        return shared(known) if known is not None else self.shared(("named", module, name), named(module, name))
 
     def shared(self, key: Any, node: Node) -> Node:
         """The node that was given first for the key."""

@@ -27,6 +27,7 @@ from paramctl.formats.zip_directory import STORED, Member, directory, offsets
 from paramctl.source import Reader
 
 ALIGNMENT = 64
+DESCRIPTOR_NBYTES = 16  # behind a member that is not empty, and less than 4 GiB
 SERIALIZATION_ID = ".data/serialization_id"
 _LIMIT = 0xFFFFFFFF
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -80,7 +81,19 @@ def write(
     Raises:
         ParamctlError: chunks that are not as many bytes as was said.
     """
-    archive = Archive(file)
+    fill(Archive(file), pickled, storages, root=root, byteorder=byteorder, metadata=metadata)
+
+
+def fill(
+    archive: Archive,
+    pickled: bytes,
+    storages: Iterable[Fresh | Kept],
+    *,
+    root: str = "archive",
+    byteorder: Literal["little", "big"] = "little",
+    metadata: Mapping[str, str] = _NONE,
+) -> None:
+    """Put all members into an archive that is empty, and close it; as `write`."""
     archive.add(f"{root}/data.pkl", pickled)
     archive.add(f"{root}/.format_version", b"1")
     archive.add(f"{root}/.storage_alignment", b"%d" % ALIGNMENT)
