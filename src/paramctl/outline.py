@@ -79,6 +79,7 @@ class Outline(NamedTuple):
     extras: Mapping[tuple[Any, ...], Any] = MappingProxyType({})  # what is no tensor, by path, where a format holds it
     config: str = ""  # the path of a config.json that goes along
     is_compact: bool = False  # no tensor drags more of a storage than its own elements
+    homes: Mapping[str, str] = MappingProxyType({})  # the shard of each tensor, by its old name, where that stays
     shard_nbytes: int = 0  # of a shard, where there are shards; 0: any number
     is_split: bool = False  # a file for each module at the top
     has_views: bool = True  # whether views of one storage stay so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,78 @@ def test_what_cannot_be_tied(line, run, tmp_path, monkeypatch):
     done = run(*line.split())
     assert (done.code, done.out, done.err) == (2, "", f"error: {ERRORS[line]}\n")
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+# ----------------------------------------------------------------------------- folders
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch, run):
+    """One model as three shards and as a DCP folder, and other things beside it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.arange(4.0), "b": torch.arange(4.0), "c": torch.zeros(4)}, "m.pt")
+    assert run("convert", "m.pt", "shards", "--shard", "16B").code == 0
+    assert run("convert", "m.pt", "dcp", "--to", "dcp").code == 0
+    for name in ("shards", "dcp"):
+        (tmp_path / name / "tokenizer").mkdir()
+        (tmp_path / name / "tokenizer" / "merges.txt").write_text("of ours")
+        (tmp_path / name / "latest").symlink_to("nowhere")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["shards", "dcp"])
+@pytest.mark.parametrize("words", [("-o", "new"), ("--in-place",)], ids=" ".join)
+def test_a_folder_is_tied_and_untied(name, words, folders, run):
+    """In a new folder or in its place; there, what is no part of the model stays, links and folders too."""
+    out = "new" if "-o" in words else name
+    assert run("tie", name, "a", "b", *words).code == 0
+    assert ties(out) == [["a", "b"]]
+    assert contents(out) == contents("m.pt")
+    assert run("untie", out, "--in-place").code == 0
+    assert ties(out) == []
+    assert contents(out) == contents("m.pt")
+    if out == name:
+        assert (folders / name / "tokenizer" / "merges.txt").read_text() == "of ours"
+        assert (folders / name / "latest").is_symlink()
+    assert not [path for path in folders.iterdir() if path.name.startswith(".")]
+
+
+def test_tensors_stay_in_their_shards(folders, run):
+    """A shard of which nothing is left goes, and so it does from the index; the others keep their names and bytes."""
+    before = {path.name: path.read_bytes() for path in (folders / "shards").glob("*.safetensors")}
+    assert run("tie", "shards", "a", "b", "--in-place").code == 0
+    after = {path.name: path.read_bytes() for path in (folders / "shards").glob("*.safetensors")}
+    first, second, third = sorted(before)
+    assert sorted(after) == [first, third]
+    assert after[third] == before[third]
+    assert set(json.loads((folders / "shards/model.safetensors.index.json").read_text())["weight_map"].values()) == {
+        first,
+        third,
+    }
+    assert second not in after
+
+
+def test_shards_of_torch_are_not_written(tmp_path, monkeypatch, run):
+    """A folder of pytorch_model.bin shards is told apart: an edit keeps the format, and this one is not written."""
+    monkeypatch.chdir(tmp_path)
+    Path("hub").mkdir()
+    for i in (1, 2):
+        torch.save({f"w{i}": torch.ones(2)}, f"hub/pytorch_model-0000{i}-of-00002.bin")
+    done = run("tie", "hub", "w1", "w2", "-o", "new")
+    said = "hub: its shards are torch-zip, which are not written"
+    assert (done.code, done.err) == (
+        2,
+        f"error: {said}\n\nhint: paramctl convert makes a folder of safetensors of it\n",
+    )
+
+
+def test_a_tie_of_the_config_is_untied_with_a_word(tmp_path, monkeypatch, run):
+    """The head has its own elements then, and it is said that the config still ties it."""
+    monkeypatch.chdir(tmp_path)
+    Path("hub").mkdir()
+    save_file({"model.embed_tokens.weight": torch.ones(2, 3)}, "hub/model.safetensors")
+    Path("hub/config.json").write_text('{"tie_word_embeddings": true}')
+    done = run("untie", "hub", "lm_head.weight", "-o", "new.safetensors")
+    said = "config.json still ties lm_head.weight, and transformers will: tie_word_embeddings\n"
+    assert (done.code, done.err) == (0, said)
+    assert set(load_file("new.safetensors")) == {"lm_head.weight", "model.embed_tokens.weight"}

@@ -14,7 +14,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, ParamctlError, shortened
-from paramctl.formats import carrying, fitting, pour, rereading, whole
+from paramctl.formats import beside, carrying, fitting, pour, rereading, whole
 from paramctl.formats.targets import Target
 from paramctl.outline import Outline
 from paramctl.source import Source
@@ -32,6 +32,7 @@ class Options(NamedTuple):
     verifies: bool = True
     force: bool = False  # replace a folder that is there
     max_error: float | None = None  # relative, of a tensor that is cast
+    in_place: bool = False  # what else is in a folder stays there
 
 
 # ----------------------------------------------------------------------------- writing
@@ -66,10 +67,13 @@ def write(
         if made.is_split:
             _write_parts(made, target, out, options, pourer)
         elif target.is_folder:
-            with whole.replacing_folder(out, nbytes=nbytes(made), force=options.force) as folder:
+            force = options.force or options.in_place
+            with whole.replacing_folder(out, nbytes=nbytes(made), force=force) as folder:
                 importlib.import_module(target.module).write(made, folder, pourer)
                 if options.verifies:
                     verify(made, target, formats.read(Source(out, "folder", folder)), pourer)
+                if options.in_place:
+                    beside.keep(made.checkpoint, Path(os.path.realpath(out)), folder)
         else:
             with whole.replacing(out, nbytes=nbytes(made)) as file:
                 _write_file(made, target, file, out, options, pourer)

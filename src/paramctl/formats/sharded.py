@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint, Module, Param, Storage
-from paramctl.errors import FileError, shortened
+from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import config_ties, strangers
 from paramctl.formats.safetensors_file import NAME as SAFETENSORS
 from paramctl.formats.safetensors_file import naturally
@@ -203,6 +203,25 @@ def gather(source: Source, folder: Path, what: Index, *, strays: Sequence[str] =
     }
     extras = {**found.extras, "index": about}
     return Checkpoint(source, NAME, params, found.modules, found.metadata, extras)
+
+
+def homes(checkpoint: Checkpoint) -> dict[str, str]:
+    """The shard that each tensor lies in, as the index names it.
+
+    Raises:
+        ParamctlError: shards that are no safetensors.
+    """
+    kind = checkpoint.extras["index"]["format"]
+    if kind != SAFETENSORS:
+        what = f"{shortened(checkpoint.source.name)}: its shards are {kind}, which are not written"
+        raise ParamctlError(what, hint="paramctl convert makes a folder of safetensors of it")
+    path = checkpoint.source.path or Path()
+    folder = path if checkpoint.source.kind == "folder" else path.parent
+    found = {}
+    for name, param in checkpoint.params.items():
+        file = Path(param.storage.extents[0].path) if param.storage.extents else folder / "model.safetensors"
+        found[name] = str(file.relative_to(folder))
+    return found
 
 
 def _refuse_missing(source: Source, folder: Path, what: Index) -> None:

@@ -26,22 +26,38 @@ _STEM = "model"
 def write(made: Outline, folder: Path, pourer: Pourer) -> None:
     """Write the shards of an outline, and their index where there are several."""
     kept_as = outlines.aliases(made)
-    shards = sharded(outlines.distinct(made, kept_as), made.shard_nbytes)
-    names = [f"{_STEM}{_number(at, len(shards))}.safetensors" for at in range(1, len(shards) + 1)]
+    distinct = outlines.distinct(made, kept_as)
+    shards = _as_they_were(made, distinct) if made.homes else _numbered(sharded(distinct, made.shard_nbytes))
     homes: dict[str, str] = {}
-    for name, entries in zip(names, shards, strict=True):
+    for name, entries in shards.items():
         homes |= {entry.name: name for entry in entries}
         there = {entry.name for entry in entries}
         part = [entry for entry in made.entries if kept_as.get(entry.name, entry.name) in there]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("w+b") as file:
             safetensors_writer.write(made._replace(entries=tuple(part)), file, pourer)
     if made.config:
         (folder / "config.json").write_bytes(Path(made.config).read_bytes())
-    if len(shards) > 1:
-        total = sum(entry.nbytes for entries in shards for entry in entries)
-        index = {"metadata": {"total_size": total}, "weight_map": homes}
+    about = made.checkpoint.extras.get("index", {}) if made.homes else {}
+    if about.get("file") or (not made.homes and len(shards) > 1):
+        total = sum(entry.nbytes for entries in shards.values() for entry in entries)
+        index = {"metadata": {**about.get("metadata", {}), "total_size": total}, "weight_map": homes}
         text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (folder / f"{_STEM}.safetensors.index.json").write_text(text, "utf-8")
+        (folder / about.get("file", f"{_STEM}.safetensors.index.json")).write_text(text, "utf-8")
+
+
+def _numbered(shards: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
+    names = (f"{_STEM}{_number(at, len(shards))}.safetensors" for at in range(1, len(shards) + 1))
+    return dict(zip(names, shards, strict=True))
+
+
+def _as_they_were(made: Outline, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The shards that there were, each with what is left of it."""
+    shards: dict[str, list[Entry]] = {name: [] for name in sorted(set(made.homes.values()))}
+    for entry in entries:
+        shards[made.homes[entry.was]].append(entry)
+    is_told = bool(made.checkpoint.extras["index"].get("file"))  # without an index every number has to be there
+    return {name: some for name, some in shards.items() if some or not is_told}
 
 
 def sharded(entries: Sequence[Entry], most: int) -> list[list[Entry]]:

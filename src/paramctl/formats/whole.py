@@ -95,6 +95,7 @@ def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> It
     _check_room(path.parent, nbytes, target)
     beside = _beside(path)
     with _errors_of(target), _held(beside, target, lambda: _new_folder(beside)) as held:
+        _restored(path)
         is_there = _refuse_full(path, target, force=force)  # again: one that was writing it may have ended
         with writeback.flowing(beside):
             yield beside
@@ -102,8 +103,7 @@ def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> It
         if is_there:
             held.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             _lock(held[-1])  # or the next writer would take it for litter, and we the next writer's for ours
-            _exchanged(beside, path)
-            shutil.rmtree(beside)
+            shutil.rmtree(_exchanged(beside, path))
         else:
             beside.rename(path)
     _sync_folder(path.parent)
@@ -195,6 +195,11 @@ def _remove(path: Path) -> None:
 def _sync_below(folder: Path) -> None:
     """Every file of a folder, and the folder itself, onto the disk."""
     for file in sorted(folder.iterdir()):
+        if file.is_symlink():
+            continue
+        if file.is_dir():
+            _sync_below(file)
+            continue
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -203,21 +208,69 @@ def _sync_below(folder: Path) -> None:
     _sync_folder(folder)
 
 
-def _exchanged(one: Path, other: Path) -> None:
-    """Two folders change places, at once where the system can (`renameat2`)."""
+def _exchanged(new: Path, path: Path) -> Path:
+    """Put a new folder where the old one is, at once where the system can; where the old one is then.
+
+    Where it cannot, the old folder steps aside first. A writer that is killed just then leaves it there, and the next
+    one puts it back (`_restored`).
+    """
+    if _changed_places(new, path):
+        return new
+    aside = _aside(path)
+    with _undisturbed():
+        path.rename(aside)
+        try:
+            new.rename(path)
+        except OSError:
+            aside.rename(path)
+            raise
+    return aside
+
+
+def _changed_places(one: Path, other: Path) -> bool:
+    """Let two folders change places (`renameat2`); False where the system or the filesystem cannot."""
     import ctypes  # noqa: PLC0415 - 10 ms that only this pays
 
     at_fdcwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
-        renameat2 = None
-    if renameat2 and not renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), exchange):
+        return False
+    return bool(renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), exchange) == 0)
+
+
+def _aside(path: Path) -> Path:
+    return _beside(path).with_suffix(".old")
+
+
+def _restored(path: Path) -> None:
+    """Put back what a writer that was killed left aside; where the new folder is there already, take it away.
+
+    What another process has locked is its own: it is about to take it away.
+    """
+    try:
+        descriptor = os.open(_aside(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    aside = one.with_suffix(".old")
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)
+    try:
+        if not _lock(descriptor):
+            return
+        if path.is_dir() and any(path.iterdir()):
+            shutil.rmtree(_aside(path))
+        else:
+            _aside(path).rename(path)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that end the process wait until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _status(target: str) -> os.stat_result | None:

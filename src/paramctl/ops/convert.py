@@ -80,7 +80,7 @@ class Conversion(NamedTuple):
             FileError: it cannot be written; what was there is as it was.
             ParamctlError: something would be lost that may not be.
         """
-        options = options or Options()
+        options = (options or Options())._replace(in_place=in_place)
         if self.is_edit:
             edit.refuse_other_suffix(self.outline.checkpoint, out)
         elif not in_place:

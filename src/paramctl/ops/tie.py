@@ -6,7 +6,7 @@ from paramctl import outline as outlines
 from paramctl.checkpoint import Checkpoint
 from paramctl.contents import Window
 from paramctl.errors import ParamctlError, SelectError, shortened
-from paramctl.formats import fitting, rereading
+from paramctl.formats import fitting, rereading, sharded
 from paramctl.formats.targets import TARGETS, Target
 from paramctl.ops.convert import Conversion
 from paramctl.outline import Entry, Outline
@@ -27,7 +27,7 @@ def tie(checkpoint: Checkpoint, selection: Selection, *, keep: str = "", at: str
         raise SelectError(f"{shortened(names[0])} alone", hint="name two tensors or more, which become one")
     winner = select(checkpoint, [keep]).chosen[0].name if keep else names[0]
     before = outlines.outline(checkpoint, at=at)
-    made = outlines.tied(before, names, winner=winner)
+    made = _in_shards(outlines.tied(before, names, winner=winner))
     if not keep:
         _refuse_unequal(before, names)
     return Conversion(fitting.fitted(made, target), target, is_edit=True)
@@ -41,7 +41,12 @@ def untie(checkpoint: Checkpoint, selection: Selection, *, at: str = "") -> Conv
         ParamctlError: the format has no ties.
     """
     target = _target(checkpoint)
-    made = outlines.untied(outlines.outline(checkpoint, at=at), [param.name for param in selection.chosen])
+    before = outlines.outline(checkpoint, at=at)
+    made = _in_shards(outlines.untied(before, [param.name for param in selection.chosen]))
+    of_config = [e.name for e in made.entries if e.action == "untie" and checkpoint.params[e.was].declared == "config"]
+    if of_config:
+        note = f"config.json still ties {shortened(of_config[0])}, and transformers will: tie_word_embeddings"
+        made = made._replace(notes=(*made.notes, note))
     return Conversion(fitting.fitted(made, target), target, is_edit=True)
 
 
@@ -51,6 +56,12 @@ def _target(checkpoint: Checkpoint) -> Target:
         what = f"{shortened(checkpoint.source.name)}: {checkpoint.format} keeps no ties that can be changed"
         raise ParamctlError(what, hint="paramctl convert makes a safetensors or torch file of it")
     return target
+
+
+def _in_shards(made: Outline) -> Outline:
+    """With every tensor in the shard that it was in."""
+    is_one = made.checkpoint.format == sharded.NAME
+    return made._replace(homes=sharded.homes(made.checkpoint)) if is_one else made
 
 
 def _refuse_unequal(before: Outline, names: list[str]) -> None:
