@@ -256,6 +256,19 @@ def untied(before: Outline, names: Iterable[str]) -> Outline:
     )
 
 
+def compact(before: Outline) -> Outline:
+    """With no tensor that drags more of a storage than its own elements."""
+    return before._replace(
+        is_compact=True,
+        entries=tuple(
+            entry._replace(detail=_joined(entry.detail, f"cut out of {entry.param.storage.nbytes:,} bytes"))
+            if entry.param.storage.nbytes > entry.param.nbytes
+            else entry
+            for entry in before.entries
+        ),
+    )
+
+
 def with_metadata(before: Outline, pairs: Mapping[str, str]) -> Outline:
     """With more metadata; an empty text takes the key away."""
     said = {**before.metadata, **pairs}
@@ -307,12 +320,18 @@ def distinct(made: Outline, kept_as: Mapping[str, str]) -> list[Entry]:
 
 
 def parts(made: Outline) -> dict[str, Outline]:
-    """What is below each module at the top; tensors at the top itself are those of `_root`."""
+    """What is below each module at the top; `_root` is what lies at the top itself, and what has no tensor below it."""
     found: dict[str, list[Entry]] = {}
     for entry in made.entries:
         top, dot, _ = entry.name.partition(".")
         found.setdefault(top if dot and top else "_root", []).append(entry)
-    return {top: made._replace(entries=tuple(entries)) for top, entries in found.items()}
+    extras: dict[str, dict[tuple[Any, ...], Any]] = {}
+    for path, value in made.extras.items():
+        top, dot, _ = ".".join(map(str, path)).partition(".")
+        extras.setdefault(top if dot and top in found else "_root", {})[path] = value
+    if "_root" in extras:
+        found.setdefault("_root", [])
+    return {top: made._replace(entries=tuple(some), extras=extras.get(top, {})) for top, some in found.items()}
 
 
 def params(made: Outline) -> list[Param]:

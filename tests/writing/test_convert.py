@@ -310,7 +310,8 @@ def test_a_slice_need_not_drag_its_storage(run, tmp_path):
     part = torch.zeros(10_000)[:4]
     torch.save({"part": part, "again": part}, tmp_path / "x.pt")
     assert run("convert", tmp_path / "x.pt", tmp_path / "all.pt").code == 0
-    assert run("convert", tmp_path / "x.pt", tmp_path / "y.pt", "--contiguous").code == 0
+    done = run("convert", tmp_path / "x.pt", tmp_path / "y.pt", "--contiguous", "-f", "json")
+    assert [row["detail"] for row in done.rows] == ["cut out of 40,000 bytes"] * 2
     assert (tmp_path / "all.pt").stat().st_size > 40_000
     assert (tmp_path / "y.pt").stat().st_size < 4_000
     found = torch.load(tmp_path / "y.pt")
@@ -424,6 +425,8 @@ def test_overflow_is_told(here, run):
     done = run("convert", "train.pt", "o.safetensors", "--dtype", "fp16", "--at", "model")
     assert (done.code, done.err) == (0, "4 numbers overflow, in a.w\n")
     done = run("convert", "train.pt", "p.safetensors", "--dtype", "fp16", "--at", "model", "--strict")
+    assert done.err == "error: a.w: 4 of its numbers overflow\n\nhint: a wider --dtype holds them\n"
+    done = run("convert", "train.pt", "p.safetensors", "--dtype", "fp16", "--at", "model", "--max-error", "1")
     assert done.err == "error: a.w: 4 of its numbers overflow\n\nhint: a wider --dtype holds them\n"
     torch.save({"w": torch.tensor([1.0, 1.001])}, "w.pt")
     done = run("convert", "w.pt", "p.pt", "--dtype", "bf16", "--max-error", "1e-4")

@@ -161,6 +161,17 @@ def test_several_files_are_merged_with_all_that_is_in_them(old, run):
     assert same(found, expected)
 
 
+def test_what_is_split_is_whole_when_it_is_merged(old, run):
+    """Each module's file has what is no tensor below it, `_root` the rest, and all of them make the checkpoint again."""
+    assert run("convert", "new.pt", "parts", "--split").err == ""
+    parts = sorted(Path("parts").iterdir())
+    assert [part.name for part in parts] == ["_root.pt", "model.pt", "optimizer.pt"]
+    assert torch.load(parts[0], weights_only=True) == {"epoch": 3, "config": old["config"]}
+    assert same(torch.load(parts[2], weights_only=True), {"optimizer": old["optimizer"]})
+    assert run("convert", *parts, "again.pt", "--merge").code == 0
+    assert same(torch.load("again.pt", weights_only=True), old)
+
+
 def test_numbers_that_are_keys_become_text_in_a_folder(old, run):
     """DCP has only text for keys, as torch's own planner: that is said, and refused with --strict."""
     said = "dcp has no place for keys that are no text, and become text: optimizer.state.0, optimizer.state.1, "

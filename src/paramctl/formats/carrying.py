@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import ParamctlError, shortened
 from paramctl.formats import nesting
-from paramctl.formats.nesting import Nesting, Path, dotted, text_of
+from paramctl.formats.nesting import Nesting, Path, dotted
 from paramctl.formats.pickle_nodes import Maker, dump
 from paramctl.outline import Outline
 
@@ -110,7 +110,7 @@ def _step(branch: Path, around: Path, names: Mapping[str, str]) -> Any:
     if len(heads) > 1 or not head.startswith(base) or head == base or type(branch[-1]) is int:
         return branch[-1]
     new = head[len(base) :]
-    return branch[-1] if new == text_of(branch[-1]) else new
+    return branch[-1] if new == str(branch[-1]) else new
 
 
 def _under(moved: Mapping[Path, Path], path: Path) -> Path:

@@ -178,7 +178,7 @@ def _index_of(maker: Maker, path: Path) -> Node:
 
 
 def _step(step: Any) -> Any:
-    return step.text if type(step) is Key else step
+    return str(step) if type(step) is Key else step
 
 
 def _place(maker: Maker, region: _Region) -> Node:

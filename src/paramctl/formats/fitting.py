@@ -35,7 +35,7 @@ def fitted(made: Outline, target: Target) -> Outline:
     if is_edited(made, target):
         return made
     module = importlib.import_module(target.module)
-    found = carried(made) if target.nests and not made.is_split else None
+    found = carried(made) if target.nests else None
     if found is not None:
         made = made._replace(paths=found.paths, extras=found.extras)
     _refuse_dtypes(made, target, module)

@@ -65,13 +65,9 @@ def _tree(source: Source, module: str) -> Any:
         return importlib.import_module(module).tree(reader)
 
 
-def text_of(step: Any) -> str:
-    return step.text if type(step) is Key else str(step)
-
-
 def dotted(path: Path) -> str:
     """What a path is called."""
-    return ".".join(map(text_of, path))
+    return ".".join(map(str, path))
 
 
 # ----------------------------------------------------------------------------- the tree
@@ -122,7 +118,7 @@ class _Walk:
                 return
             self.open.add(id(value))
             for step, item in _items(value):
-                text = text_of(step)
+                text = str(step)
                 self.visit(item, (*path, step), f"{name}.{text}" if path else text)
             self.open.discard(id(value))
         else:
@@ -227,7 +223,7 @@ def _rest(path: Path, root: str) -> Path:
     """A path from `root` on; () of one that does not lead there."""
     left = root
     for at, step in enumerate(path):
-        text = text_of(step)
+        text = str(step)
         if text == left:
             rest = path[at + 1 :]
             return (str(rest[0]), *rest[1:]) if rest and type(rest[0]) is int else rest

@@ -259,6 +259,9 @@ class Key(NamedTuple):
     value: Any
     text: str
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class Name:
     """A value of torch that is only a name: a dtype, a storage class, a layout. It cannot be called."""

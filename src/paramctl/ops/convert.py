@@ -125,7 +125,7 @@ def _refuse_loss(name: str, loss: Any, options: Options) -> None:
     if most is not None and loss.rel_l2 > most:
         said = f"its relative error would be {loss.rel_l2:.3g}, and {most:g} is the most there may be"
         raise ParamctlError(f"{shortened(name)}: {said}", hint="a wider --dtype, or a greater --max-error")
-    if options.is_strict and loss.overflowed:
+    if (options.is_strict or most is not None) and loss.overflowed:
         said = f"{loss.overflowed:,} of its numbers overflow"
         raise ParamctlError(f"{shortened(name)}: {said}", hint="a wider --dtype holds them")
 
@@ -162,7 +162,8 @@ def convert(checkpoint: Checkpoint, selection: Selection, target: Target, steps:
         made = outlines.cast(made, outlines.dtype_of(steps.dtype))
     if steps.metadata:
         made = outlines.with_metadata(made, steps.metadata)
-    made = made._replace(is_compact=steps.contiguous, shard_nbytes=steps.shard_nbytes, is_split=steps.split)
+    made = outlines.compact(made) if steps.contiguous else made
+    made = made._replace(shard_nbytes=steps.shard_nbytes, is_split=steps.split)
     if steps.shard_nbytes and target.name != "sharded":
         raise ParamctlError(f"--shard makes a folder of safetensors, and OUT is {target.name}", hint="name a folder")
     return Conversion(fitting.fitted(made, target), target)
