@@ -82,6 +82,7 @@ class Outline(NamedTuple):
     homes: Mapping[str, str] = MappingProxyType({})  # the shard of each tensor, by its old name, where that stays
     shard_nbytes: int = 0  # of a shard, where there are shards; 0: any number
     is_split: bool = False  # a file for each module at the top
+    keeps_pickle: bool = False  # what is not named stays, though the file is of another format
     has_views: bool = True  # whether views of one storage stay so
     lost: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

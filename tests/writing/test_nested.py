@@ -74,11 +74,11 @@ def folder(tmp_path_factory):
 @laws
 @given(value=dicts(KEYS | st.integers(1, 9)))
 def test_an_old_file_becomes_a_new_one(folder, value):
-    """A file of before torch 1.6, made a zip, is the same to `torch.load` with weights_only."""
+    """A file of before torch 1.6, made a zip, is the same to `torch.load`."""
     here = folder()
     torch.save(value, here / "old.pt", _use_new_zipfile_serialization=False)
     out = convert(here / "old.pt", here / "new.pt")
-    assert same(torch.load(out, weights_only=True), value)
+    assert same(torch.load(out, weights_only=False), value)
     assert contents(read(out)) == contents(read(here / "old.pt"))
 
 
@@ -96,6 +96,50 @@ def test_a_folder_is_what_torch_would_make_of_it(folder, value):
     assert same(torch.load(here / "theirs.pt", weights_only=False), expected)
     again = convert(d, here / "e", to="dcp")
     assert read(again).extras == read(d).extras
+
+
+@pytest.fixture
+def legacy(tmp_path, monkeypatch):
+    """A file of before torch 1.6: classes, ties, views and a parameter in it."""
+    monkeypatch.chdir(tmp_path)
+    weight = torch.arange(12.0).reshape(3, 4)
+    value = {
+        "args": argparse.Namespace(lr=1),
+        "w": weight,
+        "again": weight,
+        "part": weight[1:],
+        "p": torch.nn.Parameter(torch.ones(2)),
+        "epoch": 2,
+    }
+    torch.save(value, "x.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()), "m.pt", _use_new_zipfile_serialization=False
+    )
+    return value
+
+
+def test_an_old_file_keeps_what_a_new_one_does(legacy, run):
+    """Objects, parameters, ties and views of an old file are in the zip that is made of it, under new names too."""
+    done = run("convert", "x.pt", "y.pt", "--rename", "again=>head", "--strict")
+    assert (done.code, done.err) == (0, "")
+    found = torch.load("y.pt", weights_only=False)
+    assert (found["args"], found["epoch"], type(found["p"])) == (legacy["args"], 2, torch.nn.Parameter)
+    assert all(torch.equal(found[name], legacy[name]) for name in ("w", "part", "p"))
+    assert found["head"].data_ptr() == found["w"].data_ptr()
+    assert found["part"].untyped_storage().data_ptr() == found["w"].untyped_storage().data_ptr()
+    assert run("convert", "x.pt", "z.pt", "--dtype", "bf16", "--contiguous", "--drop", "epoch").code == 0
+    small = torch.load("z.pt", weights_only=False)
+    assert torch.equal(small["part"], legacy["part"].bfloat16())
+    assert small["part"].untyped_storage().nbytes() == 16
+    assert "epoch" not in small
+
+
+def test_a_module_in_an_old_file_is_still_a_module(legacy, run):
+    """Its class is named without the source code that old files keep beside it, and it computes the same."""
+    assert run("convert", "m.pt", "n.pt", "--strict").code == 0
+    before, after = (torch.load(name, weights_only=False) for name in ("m.pt", "n.pt"))
+    assert torch.equal(after(torch.ones(2)), before(torch.ones(2)))
+    assert torch.load("n.pt", weights_only=False, mmap=True)[0].weight.requires_grad
 
 
 def test_a_folder_of_torchs_becomes_a_file(tmp_path):
@@ -123,11 +167,12 @@ def training() -> dict[str, Any]:
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-    """A training checkpoint in a file of before torch 1.6."""
+    """A training checkpoint, and that of a DCP folder, whose keys are text."""
     monkeypatch.chdir(tmp_path)
     value = training()
-    torch.save(value, "old.pt", _use_new_zipfile_serialization=False)
     torch.save(value, "new.pt")
+    convert(Path("new.pt"), Path("folder"), to="dcp")
+    convert(Path("folder"), Path("text.pt"))
     return value
 
 
@@ -146,8 +191,8 @@ STEPS: dict[str, Any] = {
 @pytest.mark.parametrize("words", STEPS.values(), ids=STEPS)
 def test_steps_do_to_a_new_file_what_they_do_to_an_edited_one(words, old, run):
     """Dropped, renamed and rooted, what is no tensor is as where the pickle itself is edited."""
-    assert run("convert", "new.pt", "edited.pt", *words).code == 0
-    done = run("convert", "old.pt", "made.pt", *words)
+    assert run("convert", "text.pt", "edited.pt", *words).code == 0
+    done = run("convert", "folder", "made.pt", *words)
     assert (done.code, done.err) == (0, "")
     assert same(torch.load("made.pt", weights_only=True), torch.load("edited.pt", weights_only=True))
 

@@ -21,6 +21,7 @@ from paramctl.source import Source
 from paramctl.storages import Blob, Placed
 
 _DOCUMENT = "paramctl.formats.torch_document_writer"
+_LEGACY = "paramctl.formats.torch_legacy_document"
 _BYTE = DTYPES["uint8"]
 _HEADER_NBYTES = 1 << 10  # about what a tensor takes besides its elements
 
@@ -92,7 +93,8 @@ def _write_parts(made: Outline, target: Target, out: str, options: Options, pour
 def _write_file(
     made: Outline, target: Target, file: IO[bytes], out: str, options: Options, pourer: pour.Pourer
 ) -> None:
-    name = _DOCUMENT if fitting.is_edited(made, target) else target.module
+    edits = _LEGACY if made.keeps_pickle else _DOCUMENT
+    name = edits if fitting.is_edited(made, target) else target.module
     importlib.import_module(name).write(made, file, pourer)
     file.flush()
     if options.verifies:

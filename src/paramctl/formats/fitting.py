@@ -12,7 +12,7 @@ from types import ModuleType
 from paramctl import outline as outlines
 from paramctl import sharing
 from paramctl.errors import ParamctlError, shortened
-from paramctl.formats import config_ties, torch_zip
+from paramctl.formats import config_ties, torch_legacy, torch_legacy_document, torch_zip
 from paramctl.formats.carrying import Carried, carried
 from paramctl.formats.nesting import dotted
 from paramctl.formats.notes import Key
@@ -32,6 +32,8 @@ def fitted(made: Outline, target: Target) -> Outline:
     """
     if not made.entries:
         raise ParamctlError("0 tensors would be left", hint="nothing is written without any")
+    if _keeps_pickle(made, target):
+        made = made._replace(keeps_pickle=True)
     if is_edited(made, target):
         return made
     module = importlib.import_module(target.module)
@@ -60,7 +62,13 @@ def fitted(made: Outline, target: Target) -> Outline:
 def is_edited(made: Outline, target: Target) -> bool:
     """Whether the source is edited, so that all stays that is not named: a torch zip that is made of one."""
     is_one = made.checkpoint.source.kind == "file" and made.checkpoint.format == target.name == torch_zip.NAME
-    return is_one and not made.is_split
+    return made.keeps_pickle or (is_one and not made.is_split)
+
+
+def _keeps_pickle(made: Outline, target: Target) -> bool:
+    """Whether a file of before torch 1.6 becomes a zip with the pickle that it has."""
+    is_one = made.checkpoint.format == torch_legacy.NAME and target.name == torch_zip.NAME and not made.is_split
+    return is_one and torch_legacy_document.rewritten(made) is not None
 
 
 def _refuse_dtypes(made: Outline, target: Target, module: ModuleType) -> None:

@@ -140,6 +140,11 @@ class Document:
         self._parsed = self._parsed._replace(most=self._parsed.most + more)
         self._nbytes += more
 
+    def as_in_a_zip(self) -> None:
+        """Let a pickle of before torch 1.6 name storages and classes of modules as those of torch zips do."""
+        pickle_tensors.as_in_a_zip(self._parsed.root, self._parsed.most)
+        self._edited()
+
     # ------------------------------------------------------------------ storages
 
     def storages(self) -> list[str]:

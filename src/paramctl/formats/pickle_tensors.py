@@ -17,6 +17,7 @@ from paramctl.formats.notes import TensorNote
 from paramctl.formats.pickle_nodes import (
     FALSE,
     MAKE,
+    NONE,
     UNKEPT,
     Maker,
     Node,
@@ -187,6 +188,20 @@ def storages(root: Part, most: int) -> Iterator[tuple[Node, str]]:
             pid = _pid(node)
             if pid is not None:
                 yield node, pid.key
+
+
+def as_in_a_zip(root: Part, most: int) -> None:
+    """Make persistent ids of before torch 1.6 those of a zip.
+
+    A module's class, `("module", class, file, source)`, is a class like all others there; and a storage has no sixth
+    part, which is None but where it is a view of another.
+    """
+    for do, node in list(program(root, most)):
+        parts = _parts(node.parts[0]) if do == MAKE and node.op == b"Q" else ()
+        if len(parts) == 4 and plain(parts[0]) == "module" and isinstance(parts[1], Node):
+            node.op, node.parts, node.kept = parts[1].op, parts[1].parts, UNKEPT
+        elif len(parts) == 6 and parts[5] == NONE:
+            node.parts = (tuple_of(parts[:5]),)
 
 
 def classes(root: Part, most: int) -> dict[str, set[str]]:

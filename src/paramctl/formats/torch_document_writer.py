@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from paramctl import storages
-from paramctl.formats import torch_zip_edit, whole
+from paramctl.formats import torch_legacy_document, torch_zip_edit, whole
 from paramctl.formats.pour import Pourer, turned
 from paramctl.formats.torch_pickle import Layout
 from paramctl.formats.torch_zip_writer import Fresh
@@ -36,19 +36,11 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
         return
     with Reader(made.checkpoint.source) as reader:
         document = torch_zip_edit.document(reader)
-        if made.at:
-            document.at(made.at)
-        names = document.tensors.keys()
-        there = {entry.was for entry in made.entries}
-        if there != names:
-            document.keep(there)
-        if alone:
-            document.drop(alone)
+        torch_legacy_document.edit(document, made)
         changed = list(_changed(made, document.new_key))
         if changed:
             document.replace({entry.was: layout for entry, layout, _ in changed})
-        if new:
-            document.rename(new)
+        torch_legacy_document.rename(document, made)
         fresh = {
             layout.key: Fresh(layout.key, blob.nbytes, _chunks(blob, pourer))
             for _, layout, blob in changed

@@ -130,6 +130,15 @@ def tree(reader: Reader) -> Any:
     return stream.unpickled(window_nbytes=_WINDOW_NBYTES).tree
 
 
+def pickled(reader: Reader) -> bytes:
+    """The pickle of the object."""
+    stream = Stream(reader, 0, reader.nbytes)
+    _preamble(stream)
+    begin = stream.at
+    stream.unpickled(window_nbytes=_WINDOW_NBYTES)
+    return reader.read(begin, stream.at - begin)
+
+
 def _preamble(stream: Stream) -> bool:
     """Go over the first three pickles; whether a big-endian machine wrote them."""
     magic = stream.unpickled().tree
