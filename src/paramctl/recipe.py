@@ -10,6 +10,8 @@ select = "*.weight"               # or a list; with layer and type as on the com
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +36,7 @@ class Rule:
     patterns: tuple[str, ...]
     filters: Filters
     said: str
+    is_of_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,17 @@ class Recipe:
 
     rules: tuple[Rule, ...]
     seed: int | None = None
+
+
+@contextlib.contextmanager
+def named(rule: Rule) -> Iterator[None]:
+    """Errors within say which rule of which file they are about; one of the command line is seen there."""
+    try:
+        yield
+    except ParamctlError as error:
+        if rule.is_of_file and not error.what.startswith(rule.said):
+            error.what = f"{rule.said}: {error.what}"
+        raise
 
 
 def rule(text: str) -> Rule:
@@ -109,4 +123,4 @@ def _rule(path: str, number: int, entry: Any, verb: Verb) -> Rule:
             raise FileError(path, f"rule {number}: {key} is text, or a list of texts")
         lists[key] = tuple(value)
     filters = Filters(layers=lists["layer"], types=lists["type"])
-    return Rule(calls.written(what, arguments), lists["select"], filters, f"{path}: rule {number}")
+    return Rule(calls.written(what, arguments), lists["select"], filters, f"{path}: rule {number}", is_of_file=True)

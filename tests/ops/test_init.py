@@ -514,6 +514,10 @@ def test_arguments_may_stand_beside_the_scheme(run, tmp_path, net):
             "[[rule]]\nscheme = 'normal(std=1)'\narguments = {std = 0.02}",
             "rule 1 has arguments in its scheme, and beside it\n\nhint: give them once",
         ),
+        (
+            "[[rule]]\nscheme = 'zeros'\n[[rule]]\nscheme = 'normal'\narguments = {sd = 1}",
+            "rule 2: normal: no argument 'sd'\n\nhint: it takes mean=0.0, std=1.0",
+        ),
     ],
 )  # fmt: skip
 def test_what_a_recipes_error_says(run, tmp_path, net, text, message):

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 
 from paramctl import initializers as named
-from paramctl import modules, sharing, spreads, values
+from paramctl import modules, recipe, sharing, spreads, values
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import InitError, ParamctlError, shortened
 from paramctl.initializers import Scheme
@@ -91,7 +91,8 @@ def init(
     if bias:
         found.put(_biases(selection, bias), named.parse(bias), f"--bias {bias}", selection)
     for rule in rules:
-        _apply_rule(found, checkpoint, selection, rule)
+        with recipe.named(rule):
+            _apply_rule(found, checkpoint, selection, rule)
     if not found.given:
         raise InitError("no scheme was given", hint="--scheme NAME, --bias NAME, --rule 'SELECT=NAME' or --recipe FILE")
     changes = tuple(_changes(checkpoint, found, model, tells))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from paramctl import assign, sharing, values
+from paramctl import assign, recipe, sharing, values
 from paramctl.assign import Assignment
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import ParamctlError, SelectError, shortened
@@ -41,8 +41,11 @@ def set(  # noqa: A001 - the command's name
     Raises:
         SelectError: a malformed assignment, or a name that is not there.
     """
-    texts = [text for rule in rules for text in _spelled_out(checkpoint, rule)]
-    parsed = [assign.parse(checkpoint, text) for text in (*texts, *assignments)]
+    parsed = []
+    for rule in rules:
+        with recipe.named(rule):
+            parsed += [assign.parse(checkpoint, text) for text in _spelled_out(checkpoint, rule)]
+    parsed += [assign.parse(checkpoint, text) for text in assignments]
     written = _Written(parsed)
     tied = tied_names(checkpoint.params)
     changes = []
