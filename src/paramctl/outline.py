@@ -36,6 +36,9 @@ CAST_TO = (
     "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"
 )  # fmt: skip
 MERGED = "merged"  # the format of several checkpoints
+ABOUT_FOLDERS = ("index", "beside", "config")  # extras that readers of folders add, and that are no content
+_NESTED = ("torch-zip", "torch-legacy", "dcp")  # formats whose extras are merged
+_NOTHING = object()
 _OF_CONTAINERS = {"dcp": ("dcp_version", "save_id")}  # metadata that is about the files, and not about what they hold
 
 
@@ -123,13 +126,27 @@ def merged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def conflicts(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[str, str, str]]:
-    """The names that more than one checkpoint has: the name, whose it was, and whose it is."""
+    """What more than one checkpoint has under one name: the name, whose it was, and whose it is.
+
+    What is no tensor is no conflict where it is the same.
+    """
     homes: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for checkpoint in checkpoints:
-        for name in checkpoint.params:
-            if name in homes:
+        others = dict(_leaves(checkpoint.extras)) if checkpoint.format in _NESTED else {}
+        for name in (*checkpoint.params, *others):
+            if name in homes and not (name in others and values.get(name, _NOTHING) == others[name]):
                 yield name, homes[name], checkpoint.source.name
             homes[name] = checkpoint.source.name
+        values |= others
+
+
+def _leaves(extras: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in extras.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif prefix or key not in ABOUT_FOLDERS:
+            yield prefix + key, value
 
 
 # ----------------------------------------------------------------------------- steps

@@ -628,3 +628,20 @@ def test_a_tie_in_a_training_checkpoint(run, training):
     assert found["model"]["1.weight"].data_ptr() == found["model"]["0.bias"].data_ptr()
     assert torch.equal(found["model"]["1.weight"], training["model"]["0.bias"])
     assert (found["epoch"], str(found["optimizer"])) == (3, str(training["optimizer"]))
+
+
+def test_many_conflicts_are_counted(run, tmp_path):
+    """Ten are told by name, and of the others how many there are."""
+    state = {f"w{i:02}": torch.ones(1) for i in range(13)}
+    for name in ("a.pt", "b.pt"):
+        torch.save(state, tmp_path / name)
+    done = run("convert", tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt", "--merge")
+    lines = done.err.splitlines()
+    assert (done.code, len(lines), lines[-1]) == (0, 11, "and 3 more are replaced")
+
+
+def test_a_value_whose_key_has_a_dot_can_be_dropped(run, tmp_path):
+    """A path of what is no tensor leads through keys as they are."""
+    torch.save({"w": torch.ones(1), "a.b": {"c": 1, "d": 2}}, tmp_path / "x.pt")
+    assert run("convert", tmp_path / "x.pt", tmp_path / "y.pt", "--drop", "a.b.c").code == 0
+    assert torch.load(tmp_path / "y.pt")["a.b"] == {"d": 2}

@@ -179,6 +179,7 @@ def old(tmp_path, monkeypatch):
 STEPS: dict[str, Any] = {
     "drop a branch": ["--drop", "optimizer"],
     "drop a value": ["--drop", "epoch", "--drop", "config.lr"],
+    "drop a value in a list": ["--drop", "optimizer.param_groups.0.lr"],
     "select": ["-s", "model"],
     "a branch by another name": ["--rename", "optimizer=>opt", "--rename", "model.0=>model.first"],
     "a branch in another": ["--rename", "optimizer.state=>optimizer.states"],
@@ -200,7 +201,9 @@ def test_steps_do_to_a_new_file_what_they_do_to_an_edited_one(words, old, run):
 def test_several_files_are_merged_with_all_that_is_in_them(old, run):
     """Of what two files have the later one wins, and what only one has is there."""
     torch.save({"model": {"0.bias": torch.zeros(9)}, "epoch": 4, "rng": [1, 2]}, "more.pt")
-    assert run("convert", "new.pt", "more.pt", "m.pt", "--merge").code == 0
+    done = run("convert", "new.pt", "more.pt", "m.pt", "--merge", "-f", "names")
+    lines = [f"{name} of more.pt replaces that of new.pt" for name in ("model.0.bias", "epoch")]
+    assert (done.code, done.err.splitlines()) == (0, lines)
     found = torch.load("m.pt", weights_only=True)
     expected = {**old, "epoch": 4, "rng": [1, 2], "model": {**old["model"], "0.bias": torch.zeros(9)}}
     assert same(found, expected)

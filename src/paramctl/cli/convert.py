@@ -26,6 +26,7 @@ Examples:
 
 
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
+_TOLD = 10  # conflicts
 _UNITS = ["", "K", "M", "G", "T"]
 
 
@@ -102,8 +103,7 @@ def command(
     if len(opened) > 1 and not ways.merge:
         said = f"{shortened(sources[0].name)} and {shortened(sources[1].name)}"
         raise ParamctlError(f"{said} are two models to read", hint="--merge makes one of them, of which the last wins")
-    for name, before, after in conflicts([model.checkpoint for model in opened]):
-        say(f"{shortened(name)} of {shortened(after)} replaces that of {shortened(before)}")
+    _say_conflicts(list(conflicts([model.checkpoint for model in opened])))
     conversion = (
         api.merge(*opened)
         .select(*(chosen.select or ()))
@@ -124,6 +124,13 @@ def command(
     carry_out(conversion, target, options, output, in_place=ways.in_place)
     if not target:
         say("nothing was written: --dry-run" if ways.dry_run else "nothing was written; a second path is written to")
+
+
+def _say_conflicts(found: list[tuple[str, str, str]]) -> None:
+    for name, before, after in found[:_TOLD]:
+        say(f"{shortened(name)} of {shortened(after)} replaces that of {shortened(before)}")
+    if len(found) > _TOLD:
+        say(f"and {len(found) - _TOLD:,} more are replaced")
 
 
 def _places(words: list[str], chosen: Chosen, ways: Ways) -> tuple[list[Source], str]:

@@ -21,7 +21,6 @@ from paramctl.outline import Outline
 
 _MOST_FILE_NAME = 200
 _TOLD = 3  # names in a sentence
-_OURS = ("index", "beside", "config")  # extras that readers of folders add, and that are no content
 
 
 def fitted(made: Outline, target: Target) -> Outline:
@@ -101,7 +100,7 @@ def _is_utf8(name: str) -> bool:
 
 def _lost_extras(made: Outline, found: Carried | None) -> Iterator[str]:
     there = made.checkpoint.extras if found is None else found.alien
-    extras = [key for key in there if key not in _OURS and key not in made.without]
+    extras = [key for key in there if key not in outlines.ABOUT_FOLDERS and key not in made.without]
     if extras:
         yield f"{'what is no tensor' if found is None else 'objects of classes of their own'}: {_some(extras)}"
 

@@ -182,8 +182,9 @@ def _dropped(made: Outline, pattern: str) -> Outline:
 
 
 def _is_there(extras: Any, path: str) -> bool:
-    for step in path.split("."):
-        if not isinstance(extras, Mapping) or step not in extras:
-            return False
-        extras = extras[step]
-    return True
+    """Whether a path leads through dicts, whose keys may have dots in them, and lists."""
+    pairs = extras.items() if isinstance(extras, Mapping) else enumerate(extras) if isinstance(extras, list) else ()
+    for key, value in pairs:
+        if path == str(key) or (path.startswith(f"{key}.") and _is_there(value, path[len(str(key)) + 1 :])):
+            return True
+    return False
