@@ -12,6 +12,7 @@ import torch
 from checkpoints import contents, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch.distributed.checkpoint import save
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict, unflatten_state_dict
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -207,6 +208,19 @@ def test_several_files_are_merged_with_all_that_is_in_them(old, run):
     found = torch.load("m.pt", weights_only=True)
     expected = {**old, "epoch": 4, "rng": [1, 2], "model": {**old["model"], "0.bias": torch.zeros(9)}}
     assert same(found, expected)
+
+
+def test_tensors_of_a_flat_file_go_where_the_others_are(old, run):
+    """Weights from safetensors, old names and new, are in the model of the training checkpoint that they are merged with."""
+    save_file(
+        {"model.0.bias": torch.full((3,), 9.0), "model.9.bias": torch.ones(1), "w": torch.ones(1)}, "m.safetensors"
+    )
+    for order in (["new.pt", "m.safetensors"], ["m.safetensors", "new.pt"]):
+        assert run("convert", *order, "m.pt", "--merge").code == 0
+        found = torch.load("m.pt", weights_only=True)
+        bias = torch.full((3,), 9.0) if order[0] == "new.pt" else old["model"]["0.bias"]
+        model = {**old["model"], "0.bias": bias, "9.bias": torch.ones(1)}
+        assert same(found, {**old, "model": model, "w": torch.ones(1)})
 
 
 def test_what_is_split_is_whole_when_it_is_merged(old, run):

@@ -41,8 +41,11 @@ def carried(made: Outline) -> Carried | None:
     alien = [name for name in found.alien if not _is_without(name, made.without)]
     names = {entry.was: entry.name for entry in made.entries}
     moved = _moved(found, names) if any(old != new for old, new in names.items()) else {}
-    branches = {dotted(new): new for new in (_under(moved, path[:at]) for path, at in _around(found, there))}
-    paths = {new: _placed(_under(moved, found.paths[old]), new, branches) for old, new in names.items()}
+    inner = {dotted(new): new for new in (_under(moved, path[:at]) for path, at in _around(found, there))}
+    paths = {}
+    for old, new in names.items():
+        path = _under(moved, found.paths[old])
+        paths[new] = path if dotted(path) == new else nesting.placed(new, inner)
     extras = {_under(moved, path): found.extras[path] for path in stays}
     _refuse_two(paths, extras)
     return Carried(paths, extras, alien)
@@ -119,18 +122,6 @@ def _under(moved: Mapping[Path, Path], path: Path) -> Path:
         if path[:at] in moved:
             return (*moved[path[:at]], *path[at:])
     return path
-
-
-def _placed(path: Path, name: str, branches: Mapping[str, Path]) -> Path:
-    """A tensor's path by its new name: in the innermost branch that the name leads into."""
-    if dotted(path) == name:
-        return path
-    at = len(name)
-    while (at := name.rfind(".", 0, at)) > 0:
-        branch = branches.get(name[:at])
-        if branch is not None and name[at + 1 :]:
-            return (*branch, name[at + 1 :])
-    return (name,)
 
 
 def _refuse_two(paths: Mapping[str, Path], extras: Mapping[Path, Any]) -> None:

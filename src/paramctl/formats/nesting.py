@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint
@@ -237,14 +237,32 @@ def _rest(path: Path, root: str) -> Path:
 
 
 def _merged(parts: Collection[tuple[Checkpoint, Nesting | None]]) -> Nesting | None:
-    """Several as one, of which a later one wins."""
-    if all(found is None for _, found in parts):
+    """Several as one, of which a later one wins. Tensors of a flat one go where those of the others are."""
+    nested = [found for _, found in parts if found is not None]
+    if not nested:
         return None
     made = Nesting({}, {}, [])
+    for one in nested:
+        made.paths.update(one.paths)
+        made.extras.update(one.extras)
+        made.alien.extend(one.alien)
+    inner = branches(made.paths.values())
     for checkpoint, found in parts:
-        paths: Mapping[str, Path] = {name: (name,) for name in checkpoint.params} if found is None else found.paths
-        made.paths.update(paths)
-        if found is not None:
-            made.extras.update(found.extras)
-            made.alien.extend(found.alien)
+        if found is None:
+            made.paths.update({n: placed(n, inner) for n in checkpoint.params if n not in made.paths})
     return made
+
+
+def branches(paths: Iterable[Path]) -> dict[str, Path]:
+    """What is around tensors, by its name."""
+    return {dotted(path[:at]): path[:at] for path in paths for at in range(1, len(path))}
+
+
+def placed(name: str, inner: Mapping[str, Path]) -> Path:
+    """The path of a new name: in the innermost branch that the name leads into."""
+    at = len(name)
+    while (at := name.rfind(".", 0, at)) > 0:
+        branch = inner.get(name[:at])
+        if branch is not None and name[at + 1 :]:
+            return (*branch, name[at + 1 :])
+    return (name,)
