@@ -243,6 +243,26 @@ def test_numbers_that_are_keys_become_text_in_a_folder(old, run):
     assert not Path("e").exists()
 
 
+def test_what_is_at_the_root_need_be_no_dict(tmp_path, monkeypatch, run):
+    """A tensor alone, a list, and a tuple in which tensors are: names are those that the file had."""
+    monkeypatch.chdir(tmp_path)
+    roots = {
+        "tensor": (torch.ones(3), {"tensor": torch.ones(3)}),
+        "list": ([torch.ones(2), {"a": torch.zeros(1)}, 3], {"0": torch.ones(2), "1": {"a": torch.zeros(1)}, "2": 3}),
+    }
+    for name, (value, expected) in roots.items():
+        torch.save(value, f"{name}.pt")
+        assert run("convert", f"{name}.pt", name, "--to", "dcp", "--strict").code == 0
+        assert run("convert", name, "back.pt").code == 0
+        assert same(torch.load("back.pt"), expected)
+    torch.save({"t": (torch.ones(2), 5)}, "tuple.pt")
+    done = run("convert", "tuple.pt", "tuple", "--to", "dcp", "-f", "names")
+    assert done.err == "dcp has no place for tuples with tensors, and makes lists of them: t\n"
+    torch.save({"w": torch.ones(1)}, "w.pt")
+    assert run("convert", "tuple.pt", "w.pt", "both.pt", "--merge").code == 0
+    assert same(torch.load("both.pt"), {"t": (torch.ones(2), 5), "w": torch.ones(1)})
+
+
 def test_an_object_is_told_and_left_out(tmp_path, monkeypatch, run):
     """What is of a class of its own is not put where loading it would run that class's code; --strict refuses it."""
     monkeypatch.chdir(tmp_path)

@@ -110,7 +110,7 @@ def _step(branch: Path, around: Path, names: Mapping[str, str]) -> Any:
     tails = len(dotted(branch))
     heads = {new[: len(new) - len(old) + tails] if new.endswith(old[tails:]) else "" for old, new in names.items()}
     head, base = next(iter(heads)), f"{dotted(around)}." if around else ""
-    if len(heads) > 1 or not head.startswith(base) or head == base or type(branch[-1]) is int:
+    if len(heads) > 1 or not head.startswith(base) or head == base or isinstance(branch[-1], int):
         return branch[-1]
     new = head[len(base) :]
     return branch[-1] if new == str(branch[-1]) else new

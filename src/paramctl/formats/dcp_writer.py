@@ -20,7 +20,6 @@ from paramctl.checkpoint import Param, Storage, contiguous
 from paramctl.dtypes import DType
 from paramctl.formats import small_archives, state_dict_writer, torch_zip_writer
 from paramctl.formats.nesting import Path, dotted
-from paramctl.formats.notes import Key
 from paramctl.formats.pickle_nodes import (
     EMPTY_TUPLE,
     FALSE,
@@ -178,7 +177,7 @@ def _index_of(maker: Maker, path: Path) -> Node:
 
 
 def _step(step: Any) -> Any:
-    return str(step) if type(step) is Key else step
+    return int(step) if isinstance(step, int) else str(step)
 
 
 def _place(maker: Maker, region: _Region) -> Node:

@@ -15,7 +15,7 @@ from paramctl.errors import ParamctlError, shortened
 from paramctl.formats import config_ties, torch_legacy, torch_legacy_document, torch_zip
 from paramctl.formats.carrying import Carried, carried
 from paramctl.formats.nesting import dotted
-from paramctl.formats.notes import Key
+from paramctl.formats.notes import InTuple, Key
 from paramctl.formats.targets import Target
 from paramctl.outline import Outline
 
@@ -128,6 +128,8 @@ def _by_text(made: Outline) -> tuple[Outline, list[str]]:
     every = [*made.paths.values(), *made.extras]
     keys = dict.fromkeys(dotted(path[:at]) for path in every for at, step in enumerate(path, 1) if type(step) is Key)
     lost = [f"keys that are no text, and become text: {_some(list(keys))}"] if keys else []
+    tuples = dict.fromkeys(dotted(path[:at]) for path in every for at, step in enumerate(path) if type(step) is InTuple)
+    lost += [f"tuples with tensors, and makes lists of them: {_some(list(tuples))}"] if tuples else []
     names = {entry.name for entry in made.entries}
     extras = {}
     for path, value in made.extras.items():

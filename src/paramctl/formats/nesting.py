@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint
 from paramctl.formats import objects
-from paramctl.formats.notes import Device, Dict, Key, Name, Set, StandIn, TensorNote
+from paramctl.formats.notes import Device, Dict, InTuple, Key, Name, Set, StandIn, TensorNote
 from paramctl.outline import MERGED
 from paramctl.source import Reader, Source
 
@@ -29,7 +29,7 @@ _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, Device))
 _NO = object()
 
 
-Path = tuple[Any, ...]  # keys of dicts, as text or a `Key`; whole numbers are positions in lists
+Path = tuple[Any, ...]  # keys of dicts, as text or a `Key`; whole numbers are positions in lists and, `InTuple`, tuples
 
 
 class Nesting(NamedTuple):
@@ -89,12 +89,12 @@ class _Walk:
         return Nesting(paths, self.extras, self.alien)
 
     def root(self, tree: Any) -> None:
-        if isinstance(tree, (list, tuple)) and type(tree) is not Set:
+        if type(tree) in (list, tuple):
             for i, item in enumerate(tree):
                 self.visit(item, (str(i),), str(i))
         elif isinstance(tree, dict):
             self.visit(tree, (), "")
-        else:
+        elif isinstance(tree, StandIn):
             self.inside(tree, (), "")
 
     def entry(self, name: str, path: Path, value: Any) -> None:
@@ -162,7 +162,7 @@ def _has(value: Any, wanted: Callable[[Any], bool], depth: int = 0) -> bool:
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
     if not isinstance(value, dict):
-        yield from enumerate(value)
+        yield from ((InTuple(i) if type(value) is tuple else i, item) for i, item in enumerate(value))
         return
     for name, item, key in objects.named(value):
         made = key if type(key) is str else plain(key)
@@ -226,7 +226,7 @@ def _rest(path: Path, root: str) -> Path:
         text = str(step)
         if text == left:
             rest = path[at + 1 :]
-            return (str(rest[0]), *rest[1:]) if rest and type(rest[0]) is int else rest
+            return (str(rest[0]), *rest[1:]) if rest and isinstance(rest[0], int) else rest
         if left.startswith(f"{text}."):
             left = left[len(text) + 1 :]
         elif type(step) is str and text.startswith(f"{left}."):

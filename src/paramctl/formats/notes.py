@@ -263,6 +263,12 @@ class Key(NamedTuple):
         return self.text
 
 
+class InTuple(int):
+    """A position in a tuple, on a path."""
+
+    __slots__ = ()
+
+
 class Name:
     """A value of torch that is only a name: a dtype, a storage class, a layout. It cannot be called."""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from paramctl.checkpoint import Param, Storage
 from paramctl.dtypes import DType
 from paramctl.errors import ParamctlError, shortened
-from paramctl.formats.notes import Key
+from paramctl.formats.notes import InTuple, Key
 from paramctl.formats.pickle_nodes import (
     EMPTY_TUPLE,
     FALSE,
@@ -225,9 +225,11 @@ def _twice(path: tuple[Any, ...]) -> ParamctlError:
 
 
 def _listed(value: Any) -> Any:
-    """Containers whose steps are the positions 0, 1, 2 … as lists; where some are gone the others keep their names."""
+    """Containers whose steps are the positions 0, 1, 2 … as lists and tuples; of others the steps stay as keys."""
     if type(value) is not _Inner:
         return value
-    is_list = all(type(step) is int for step in value) and set(value) == set(range(len(value)))
     inner = {_key(step): _listed(item) for step, item in value.items()}
-    return [inner[at] for at in range(len(inner))] if is_list else inner
+    if any(not isinstance(step, int) for step in value) or set(value) != set(range(len(value))):
+        return inner
+    made = [inner[at] for at in range(len(inner))]
+    return tuple(made) if all(type(step) is InTuple for step in value) else made
