@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import stat
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from paramctl.errors import FileError, ParamctlError, shortened
 
@@ -20,7 +21,7 @@ NO_MODEL_HINT = (
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".npz", ".npy", ".tar", ".jit", ".pt2")
 _DEFINITION = re.compile(r"^(?P<file>.*\.py)(?::(?P<name>[A-Za-z_][\w.]*))?$")
 _IMPORTED = re.compile(r"^(?!re:)(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_][\w.]*)$")
-_spools: list[Any] = []  # standard input, kept open as long as the process may read it
+_PIECE_NBYTES = 1 << 20
 
 
 class Source(NamedTuple):
@@ -158,40 +159,72 @@ def _reason(error: Exception) -> str:
 
 
 def spool_stdin() -> Path:
-    """Standard input as a file that can be read at any offset: itself where it is a file, else a copy on disk."""
+    """Standard input as a file that can be read at any offset: itself where it is a file, else a `Spool`."""
     if sys.stdin is None or os.isatty(0):
         why = "closed" if sys.stdin is None else "a terminal"
         raise ParamctlError(f"MODEL is -, and standard input is {why}", hint="pipe a checkpoint in: … | paramctl ls -")
     if stat.S_ISREG(os.fstat(0).st_mode):
         return Path("/dev/fd/0")
-    with open(0, "rb", closefd=False) as stdin:
-        return _spool(stdin, "-")
+    return Spool(open(0, "rb", buffering=0, closefd=False), "-").path
 
 
 def _spool_pipe(word: str) -> Path:
     try:
-        with open(word, "rb") as pipe:  # noqa: PTH123
-            return _spool(pipe, word)
+        pipe = open(word, "rb", buffering=0)  # noqa: SIM115, PTH123 - the spool closes it
     except OSError as error:
         raise FileError(word, _reason(error)) from error
+    return Spool(pipe, word).path
 
 
-def _spool(stream: Any, name: str) -> Path:
-    import tempfile  # noqa: PLC0415 - 7 ms that only a pipe pays
+class Spool:
+    """A stream as a file on disk, as far as somebody asked for it: one without end is refused by its first bytes.
 
-    spool = tempfile.TemporaryFile(prefix="paramctl-")  # noqa: SIM115 - unlinked: nothing to clean up
-    try:
-        while chunk := stream.read(1 << 20):
-            spool.write(chunk)
-        spool.flush()
-    except OSError as error:
-        raise FileError(name, f"could not be kept in {tempfile.gettempdir()}: {_reason(error)}") from error
-    _spools.append(spool)
-    return Path(f"/dev/fd/{spool.fileno()}")
+    It has no name in any folder, so that nothing is left of it, and is open as long as the process may read it.
+    """
+
+    held: ClassVar[dict[str, Spool]] = {}  # each by its path
+
+    def __init__(self, stream: io.FileIO, name: str) -> None:
+        import tempfile  # noqa: PLC0415 - 7 ms that only a pipe pays
+
+        self._stream = stream
+        self._name = name
+        self._folder = tempfile.gettempdir()
+        self._file = tempfile.TemporaryFile(prefix="paramctl-", buffering=0)  # noqa: SIM115 - unlinked
+        self.path = Path(f"/dev/fd/{self._file.fileno()}")
+        self.nbytes = 0
+        self.held[str(self.path)] = self
+
+    def fill(self, nbytes: int | None = None) -> None:
+        """Take in the first `nbytes` of the stream, or as many as there are; without a number, all."""
+        while not self._stream.closed and (nbytes is None or self.nbytes < nbytes):
+            piece = self._next()
+            if not piece:
+                self._stream.close()
+            self.nbytes += len(piece)
+
+    def end(self) -> None:
+        """Take in no more: what is there is the whole."""
+        self._stream.close()
+
+    def _next(self) -> bytes:
+        try:
+            piece = self._stream.read(_PIECE_NBYTES) or b""
+        except OSError as error:
+            raise FileError(self._name, _reason(error)) from error
+        try:
+            left = memoryview(piece)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise FileError(self._name, f"could not be kept in {self._folder}: {_reason(error)}") from error
+        return piece
 
 
 class Reader:
     """Reads of a file at offsets, by `pread`: no read goes beyond the end, and none is short."""
+
+    _spool: Spool | None = None
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -208,7 +241,8 @@ class Reader:
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
             raise FileError(self.name, "not a regular file")
-        self.nbytes = status.st_size
+        self._nbytes = status.st_size
+        self._spool = Spool.held.get(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -220,13 +254,35 @@ class Reader:
         """Its descriptor, for copies inside the kernel."""
         return self._fd
 
+    @property
+    def nbytes(self) -> int:
+        """Its length; a stream is read to its end for this."""
+        return self._nbytes if self._spool is None else self._grown(None)
+
+    def _grown(self, nbytes: int | None) -> int:
+        """How many bytes there are, where so many are asked for; None: all."""
+        if self._spool is None:
+            return self._nbytes
+        self._spool.fill(nbytes)
+        return self._spool.nbytes
+
+    def first(self, nbytes: int) -> bytes:
+        """The first bytes, or as many as there are; of a stream no more is read."""
+        return self.read(0, min(nbytes, self._grown(nbytes)))
+
+    def end(self, nbytes: int = 0) -> None:
+        """Let a stream end behind so many bytes, or those that were read, as nobody wants the rest."""
+        if self._spool is not None:
+            self._spool.fill(nbytes)
+            self._spool.end()
+
     def read(self, offset: int, nbytes: int) -> bytes:
         """Exactly `nbytes` bytes at `offset`.
 
         Raises:
             FileError: the file ends before.
         """
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
+        if offset < 0 or nbytes < 0 or offset + nbytes > self._grown(offset + nbytes):
             raise FileError(
                 self.name,
                 f"wants {nbytes:,} bytes at {offset:,}, the file has {self.nbytes:,}",
@@ -248,6 +304,6 @@ class Reader:
     def head(self) -> bytes:
         """The first 512 bytes, or as many as there are."""
         if "head" not in self.cache:
-            self.cache["head"] = self.read(0, min(512, self.nbytes))
+            self.cache["head"] = self.first(512)
         found: bytes = self.cache["head"]
         return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 import hostile_damage
 import pytest
+import torch
 from hostile_folders import GOOD, INDEX, ONE, TWO, A, B
 
 from program import ROOT
@@ -227,6 +230,66 @@ def test_a_pipe_that_fits_a_link_and_a_second_reader(tmp_path: Path):
     (tmp_path / "sent").write_bytes(ONE)
     before = _WRITER.format(data="open('sent', 'rb').read()")
     assert [code for _, code, _, _ in ended(tmp_path, before=before, commands=("ls", "show"))] == [0, 0]
+
+
+# ----------------------------------------------------------------------------- standard input
+
+ENDLESS: dict[str, str] = {  # what makes it, and how the error begins
+    "cat /dev/zero": "it begins with nothing but zeros",
+    "yes": "a text file, and no checkpoint",
+    "yes '{\"a\": 1},'": "a text file, and no checkpoint",
+    "yes '<html><title>404</title>'": "an HTML page (404), and no checkpoint",
+    "(printf '\\037\\213\\010'; cat /dev/zero)": "compressed by gzip",
+    "(printf '\\377'; cat /dev/zero)": "no checkpoint of a format that is known",
+    "yes 'abcdefgh{'": "the header says",
+}
+
+
+def piped_in(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """How a line of the shell ends whose programs may write no file of more than 32 MiB."""
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"], "TMPDIR": str(folder)}
+    return subprocess.run(
+        ["bash", "-c", command.replace("paramctl", f"{sys.executable} -m paramctl", 1)], capture_output=True,
+        check=False, cwd=folder, timeout=MOST_SECONDS, env=environment, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 25, 1 << 25)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["ls", "check"])
+@pytest.mark.parametrize(("made", "said"), ENDLESS.items())
+def test_a_stream_without_end_is_refused_by_its_beginning(made: str, said: str, command: str, run, tmp_path: Path):
+    """As a file of such content is, while next to nothing of it was kept."""
+    streamed = piped_in(f"{made} | paramctl {command} -", tmp_path)
+    piped_in(f"{made} | head -c 100000 > file", tmp_path)
+    with contextlib.chdir(tmp_path):
+        filed = run(command, "file")
+    assert said in streamed.stdout + streamed.stderr
+    assert streamed.returncode == filed.code == (1 if command == "check" else 2)
+    assert streamed.stdout == filed.out.replace("\nfile\t", "\n-\t").replace("-k file", "-k FILE")
+    assert streamed.stderr == filed.err.replace("error: file:", "error: -:").replace("-k file", "-k FILE")
+
+
+def test_a_device_without_end_as_standard_input(tmp_path: Path):
+    """What is no pipe is a stream, too."""
+    done = piped_in("paramctl ls < /dev/zero - ", tmp_path)
+    said = "error: -: it begins with nothing but zeros\n\nhint: the download may not be finished\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+@pytest.mark.parametrize("name", [*hostile_damage.WHOLE, "long", "long and legacy"])
+def test_a_checkpoint_that_is_piped_in_is_kept_whole(name: str, process, run, tmp_path: Path):
+    """Every format, and one that is longer than what is kept of an unknown stream: as the file."""
+    if name in hostile_damage.WHOLE:
+        (tmp_path / "m").write_bytes(hostile_damage.WHOLE[name]())
+    else:
+        state = {"w": torch.arange(5 << 20, dtype=torch.float32), "v": torch.ones(3)}
+        torch.save(state, tmp_path / "m", _use_new_zipfile_serialization=name == "long")
+    for words in (("ls", "--columns", "name,shape,dtype"), ("check",)):
+        streamed = process(*words[:1], "-", *words[1:], stdin=(tmp_path / "m").read_bytes())
+        with contextlib.chdir(tmp_path):
+            filed = run(*words[:1], "m", *words[1:])
+        assert streamed.stdout.decode() == filed.out.replace("\nm\t", "\n-\t")
+        assert streamed.returncode == filed.code
 
 
 # ----------------------------------------------------------------------------- files that shrink

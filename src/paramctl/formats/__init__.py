@@ -84,7 +84,12 @@ def read(source: Source, *, values: bool = False, seed: int | None = None) -> Ch
         module = of(reader)
         if module is None:
             raise _no_format(reader)
-        found: Checkpoint = module.read(reader)
+        try:
+            found: Checkpoint = module.read(reader)
+        except FileError:
+            reader.end()  # of a stream that was refused by its beginning the rest may be without end
+            raise
+        _ = reader.nbytes  # of a stream: its values are wanted next
         return found
 
 

@@ -412,7 +412,7 @@ class _Part(Reader):
     def __init__(self, file: Reader, offset: int, nbytes: int, entry: str) -> None:
         self.file = file
         self.offset = offset
-        self.nbytes = nbytes
+        self._nbytes = nbytes
         self.name = f"{file.name}: {shortened(entry)}"
         self.path = file.path
         self.source = file.source

@@ -17,6 +17,7 @@ from paramctl.errors import FileError, shortened
 from paramctl.source import Reader
 
 _LOOKED_AT_NBYTES = 1 << 16
+_MOST_NBYTES = 1 << 24  # of JSON that is read whole, and of a stream that is nothing known: it may have no end
 _MOST_ENTRIES = 3
 _AGAIN = "the download went wrong: look at it with head, and download it again"
 _UNFINISHED = (".incomplete", ".crdownload", ".part", ".partial", ".download", ".aria2", ".tmp")
@@ -61,7 +62,9 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (  # at which byte, what stand
 
 def unknown(reader: Reader) -> FileError:
     """What a file is that no format reads."""
-    if not reader.nbytes:
+    if not _begins_as_pickle(reader.head):  # whose calls are told as far as they go
+        reader.end(_MOST_NBYTES)
+    if not reader.head:
         return FileError(reader.name, "the file is empty", hint=_hint_of_suffix(reader))
     for at, magic, what, hint in _MAGIC:
         if reader.head[at : at + len(magic)] == magic:
@@ -130,9 +133,12 @@ def _table(reader: Reader, _: bytes) -> Said:
     return "the index of a TensorFlow checkpoint, which is not read", "tf.train.list_variables lists it"
 
 
+def _begins_as_pickle(data: bytes) -> bool:
+    return data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
 def _pickle(_: Reader, data: bytes) -> Said:
-    is_new = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    if not is_new and not re.match(rb"\(?[dl]p\d+\n|\(i\w|c[\w.]+\n[\w.]+\n", data):
+    if not _begins_as_pickle(data) and not re.match(rb"\(?[dl]p\d+\n|\(i\w|c[\w.]+\n[\w.]+\n", data):
         return None
     named = re.search(rb"c([A-Za-z_][\w.]*)\n([A-Za-z_]\w*)\n", data) or re.search(
         rb"\x8c.([A-Za-z_][\w.]*)\x94\x8c.([A-Za-z_]\w*)\x94\x93", data, re.DOTALL
@@ -163,7 +169,7 @@ def _json(reader: Reader, data: bytes) -> Said:
     if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"{", b"["):
         return None
     try:
-        value = json.loads(reader.read(0, reader.nbytes) if reader.nbytes < 1 << 24 else data)
+        value = json.loads(reader.read(0, reader.nbytes) if reader.nbytes < _MOST_NBYTES else data)
     except (ValueError, RecursionError):
         return None
     if isinstance(value, list) and value and isinstance(value[0], dict) and {"weights", "paths"} <= value[0].keys():

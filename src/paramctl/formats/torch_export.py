@@ -81,7 +81,7 @@ class _Inner(Reader):
         self.source = outer.source._replace(name=self.name)
         self.cache = {}
         self.path = outer.path
-        self.nbytes = member.nbytes
+        self._nbytes = member.nbytes
         self._outer = outer
         self._begin = begin
 
