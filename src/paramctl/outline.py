@@ -239,9 +239,10 @@ def tied(before: Outline, names: Sequence[str], *, winner: str) -> Outline:
         if (other.param.shape, other.dtype) != (first.param.shape, first.dtype):
             said = [f"{shortened(one.name)} is {_shape(one.param)} of {one.dtype.name}" for one in (first, other)]
             raise ParamctlError(f"{said[0]}, and {said[1]}", hint="tensors of one shape and dtype can be tied")
+    others = {*names} - {winner}
     made = tuple(
         entry._replace(param=first.param, is_own=first.is_own, action="tie", detail=f"to {shortened(winner)}")
-        if entry.name in names and entry.name != winner
+        if entry.name in others
         else entry
         for entry in before.entries
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +10,9 @@ Unit = Literal[
     "", "word", "name", "names", "shape", "layout", "count", "bytes", "number", "share", "cosine", "value", "histogram",
     "digest", "bar", "course",
 ]  # fmt: skip
+
+
+_MOST_NOTES = 10
 
 
 class Column(NamedTuple):
@@ -58,3 +61,9 @@ class Report(NamedTuple):
         """The rows as mappings."""
         keys = [column.key for column in self.columns]
         return [dict(zip(keys, row, strict=True)) for row in self.rows]
+
+
+def few(notes: Sequence[str]) -> tuple[str, ...]:
+    """The first of some notes of one kind, and how many more there are: a file may have a fault in each tensor."""
+    more = [f"and {len(notes) - _MOST_NOTES:,} more of this kind"] if len(notes) > _MOST_NOTES else []
+    return (*notes[:_MOST_NOTES], *more)

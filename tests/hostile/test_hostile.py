@@ -27,9 +27,13 @@ for module in (hostile_safetensors, hostile_pickles, hostile_archives, hostile_s
     assert not FILES.keys() & module.FILES.keys()
     FILES |= module.FILES
 FOLDERS = hostile_folders.FOLDERS
-COMMANDS = ("tree", "ls", "info", "show", "stats", "ties", "check", "diff", "convert")
-MORE_WORDS = {"diff": ("sound",), "convert": ("new.safetensors", "--dry-run")}  # behind the file's name
-QUICK_COMMANDS = ("ls", "check")  # one reads headers, the other all that there is
+COMMANDS = (
+    "tree m", "ls m", "info m", "show m", "stats m", "ties m", "check m",
+    "diff m sound", "match m sound", "match sound m", "history m sound", "history sound m",
+    "convert m new.safetensors --dry-run", "set m *[:]=0", "tie m *", "untie m",
+    "ls m --digest", "ties m --by content", "stats m --quantiles 0.5 --hist",
+)  # fmt: skip
+QUICK_COMMANDS = ("ls m", "check m")  # one reads headers, the other all that there is
 LONG = re.compile(
     r"bomb|inflates|_000|million|_mb|shared|copied|nested"
 )  # files that take a second to build or to open
@@ -90,7 +94,7 @@ def beset(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         found = []
         for command in commands:
             held, began = forget_peak(), time.process_time()
-            done = run(command, "m", *MORE_WORDS.get(command, ()))
+            done = run(*command.split())
             seconds, nbytes = time.process_time() - began, memory(_PEAK) - held
             wrong = faults(done.code, done.out, done.err)
             if seconds > MOST_SECONDS:
@@ -105,7 +109,7 @@ def beset(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return _beset
 
 
-@pytest.mark.slow  # some minutes: bombs are built, and each file is opened by six commands
+@pytest.mark.slow  # some minutes: bombs are built, and each file is opened by every command
 @pytest.mark.parametrize("name", FILES)
 def test_a_hostile_file_does_no_harm(name: str, beset):
     """No traceback, nothing run, a short error, nothing on the screen but text, and little time and memory."""
@@ -135,6 +139,25 @@ def test_a_small_hostile_folder_does_no_harm(name: str, beset):
     Path("m").mkdir()
     FOLDERS[name](Path("m"))
     beset(QUICK_COMMANDS)
+
+
+AT_ONCE: tuple[tuple[str, str], ...] = (  # what once took minutes, or many lines, for these few bytes
+    ("tensor_expanded_to_2_20_by_2_20", "set m *[:]=0"),
+    ("tensor_expanded_to_2_20_by_2_20", "init m w --scheme zeros"),
+    ("tensor_expanded_to_2_by_2_40_times", "set m *[:]=0"),
+    ("safetensors_shape_of_10_000_axes", "set m *[:]=0"),
+    ("safetensors_shape_of_10_000_axes", "set m a=[1,2]"),
+    ("safetensors_metadata_ties_by_the_ten_thousand", "match sound m"),
+    ("tensor_tensors_20_000_of_one_storage", "tie m *"),
+    ("zip_storage_inflates_400_mb_in_1_000_tensors", "history m sound"),
+)
+
+
+@pytest.mark.parametrize(("name", "command"), AT_ONCE)
+def test_a_file_that_other_commands_found_hard(name: str, command: str, beset):
+    """As every hostile file."""
+    Path("m").write_bytes(FILES[name]())
+    beset((command,))
 
 
 def test_the_set_is_large():

@@ -375,7 +375,7 @@ def test_columns_that_cannot_be_had():
 def test_many_notes_are_cut():
     """A model without values is not told of name by name."""
     report = saved({f"w{i}": torch.empty(2, device="meta") for i in range(50)}).stats()
-    assert (len(report.notes), report.notes[-1]) == (11, "and 40 more")
+    assert (len(report.notes), report.notes[-1]) == (11, "and 40 more of this kind")
 
 
 @pytest.mark.parametrize("more", [{}, {"columns": ["zero_rows"]}, {"quantiles": [0.5]}])

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Param
 from paramctl.errors import FileError, ParamctlError, shortened
+from paramctl.report import few
 from paramctl.values.compare import Side, Sides, bytes_differ, compare, index, unchanged
 from paramctl.values.comparison import Comparison, Tolerance
 from paramctl.values.rank import MOST, Rank, numerical_rank
-
-_NOTED = 10
 
 
 class Found(NamedTuple):
@@ -61,7 +60,7 @@ def look(
     for found in looker.known.values():
         whole = whole.merge(found.comparison or Comparison())
     numel = sum(pair[0].numel for pair in once.values())
-    return Results([looker.known[key] for key in keys], whole, numel, _few(looker.notes))
+    return Results([looker.known[key] for key in keys], whole, numel, list(few(looker.notes)))
 
 
 def numbers(comparison: Comparison | None) -> dict[str, Any]:
@@ -154,10 +153,6 @@ class _Looker:
     def measure(self, key: tuple[Any, ...], a: Param, b: Param) -> None:
         """The norm of a pair that is the same: what a change elsewhere is relative to."""
         self.known[key] = self.known[key]._replace(comparison=unchanged(a, b, self.sides))
-
-
-def _few(notes: list[str]) -> list[str]:
-    return notes if len(notes) <= _NOTED else [*notes[:_NOTED], f"and {len(notes) - _NOTED:,} more of this kind"]
 
 
 def _nothing(a: Param) -> Comparison:

@@ -13,7 +13,7 @@ from paramctl.formats.training_folder import found
 from paramctl.ops._history_marks import MARKS, Limits, marks
 from paramctl.ops._history_shown import COLUMNS, shown
 from paramctl.ops._modules import below
-from paramctl.report import Report
+from paramctl.report import Report, few
 from paramctl.select import Filters, select
 from paramctl.values.course import Point, course
 
@@ -92,7 +92,7 @@ def history(
     totals: dict[str, Any] = {"checkpoints": len(sources), "parameters": len(courses)}
     totals |= {str(mark): sum(mark in some for some in marked.values()) for mark in MARKS}
     named = f"{sources[0]} … {sources[-1]}"
-    return Report(COLUMNS, rows, totals, named, row.checkpoints[0].format, notes=tuple(notes))
+    return Report(COLUMNS, rows, totals, named, row.checkpoints[0].format, notes=notes)
 
 
 def _numbers(point: Point) -> tuple[Any, ...]:
@@ -116,27 +116,28 @@ def chosen(
 
 def _courses(
     tensors: Mapping[str, list[Param | None]], count: int, tell: Callable[[int], None] | None
-) -> tuple[dict[str, Sequence[Point | None]], list[str]]:
+) -> tuple[dict[str, Sequence[Point | None]], tuple[str, ...]]:
     """Each tensor is read once, whatever the number of its names; what cannot be told is left out, and noted."""
     known: dict[Any, Sequence[Point | None]] = {}
     courses: dict[str, Sequence[Point | None]] = {}
-    notes: list[str] = []
+    notes: dict[Any, str] = {}
     windows = [Window(tell, files=max(1, _MOST_FILES // count)) for _ in range(count)]
     try:
         for name, params in tensors.items():
             key = tuple(None if param is None else _identity(param) for param in params)
             try:
-                if key not in known:
+                if key not in known and key not in notes:
                     known[key] = course(params, windows)
-                courses[name] = known[key]
             except FileError:
                 raise
             except ParamctlError as error:
-                notes.append(error.what)
+                notes[key] = error.what
+            if key in known:
+                courses[name] = known[key]
     finally:
         for window in windows:
             window.__exit__()
-    return courses, notes
+    return courses, few(list(notes.values()))
 
 
 def _identity(param: Param) -> tuple[Any, ...]:

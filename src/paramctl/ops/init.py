@@ -27,6 +27,7 @@ from paramctl.recipe import Rule
 from paramctl.report import Report
 from paramctl.roles import role
 from paramctl.select import Selection, select
+from paramctl.values.stream import bounded
 
 
 def initializers() -> Report:
@@ -185,12 +186,14 @@ def _change(
         why = runner.why_not(param.name)
         if why:
             return Change(param, param, None, "keep", f"{scheme.text}: {why}", tied)
+        bounded(param)
         return Change(param, param, runner.compute(param), "init", scheme.text, tied)
     why = scheme.cannot(param.shape, param.dtype.name)
     if why and given.asked:
         raise InitError(f"{shortened(param.name)}: {scheme.text} {why}")
     if why:
         return Change(param, param, None, "keep", f"{scheme.text} {why}", tied)
+    bounded(param)
     fill = _fill(param, scheme) if tells == "change" else _measured(param, scheme)
     return Change(param, param, fill, "init", scheme.text, tied)
 

@@ -8,7 +8,7 @@ from typing import Any
 from paramctl import sharing
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.ops import opened
-from paramctl.report import Column, Report
+from paramctl.report import Column, Report, few
 from paramctl.select import Selection
 
 COLUMNS = (
@@ -86,7 +86,7 @@ def ls(
         return Report(COLUMNS, tuple(rows), totals, shown, checkpoint.format)
     digests, notes = _digests(selection.chosen, tell)
     longer = tuple((*row, text) for row, text in zip(rows, digests, strict=True))
-    return Report((*COLUMNS, DIGEST), longer, totals, shown, checkpoint.format, notes=tuple(notes))
+    return Report((*COLUMNS, DIGEST), longer, totals, shown, checkpoint.format, notes=few(notes))
 
 
 def _digests(params: Sequence[Param], tell: Callable[[int], None] | None) -> tuple[list[str | None], list[str]]:

@@ -8,7 +8,7 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from paramctl import formats, sharing
@@ -198,26 +198,43 @@ def _described(value: Any) -> str:
 def _with_ties(rows: list[Row], given: Side, wanted: Side) -> list[Row]:
     """Ties that one side has and the other has not; a name that is missing has its tie as the candidate."""
     ours, theirs = _tied(given), _tied(wanted)
-    return [_with_tie(row, given, wanted, ours, theirs) for row in rows] if ours or theirs else rows
+    if not ours and not theirs:
+        return rows
+    there = _first_of_each(theirs, given.params.keys() - given.aliases)
+    return [
+        _tied_to(row, there.get(row.name)) if row.status == "missing" else _with_tie(row, given, wanted, ours, theirs)
+        for row in rows
+    ]
 
 
-Ties = Mapping[str, tuple[str, ...]]
+Ties = Mapping[str, tuple[str, ...]]  # all names of a tie, which is one object
+
+
+def _first_of_each(ties: Ties, known: Container[str]) -> dict[str, str]:
+    """For each name the first of its tie that is known. Each tie is gone over once, as it may be of all names."""
+    every = {names[0]: names for names in ties.values()}
+    firsts = {key: next((name for name in names if name in known), None) for key, names in every.items()}
+    found = ((name, firsts[names[0]]) for name, names in ties.items())
+    return {name: first for name, first in found if first is not None}
+
+
+def _tied_to(row: Row, name: str | None) -> Row:
+    """A name that is missing, whose tie has this one."""
+    if name is None:
+        return row._replace(candidate=None)
+    return row._replace(candidate=name, detail=row.detail or f"tied to {name} in the model")
 
 
 def _with_tie(row: Row, given: Side, wanted: Side, ours: Ties, theirs: Ties) -> Row:
     mine, others = ours.get(row.name, ()), theirs.get(row.name, ())
-    if row.status == "missing":
-        there = [name for name in others if name in given.params and name not in given.aliases]
-        detail = row.detail or f"tied to {there[0]} in the model" if there else row.detail
-        return row._replace(candidate=there[0] if there else None, detail=detail)
     if row.status not in ("ok", "cast"):
         return row
     first = others[0] if others else ""
-    if first != row.name and first in given.params and first not in mine:
+    if first != row.name and first in given.params and (not mine or ours.get(first) is not mine):
         what = f"tied to {first} in the model, and two tensors here: the last to be copied wins"
         return row._replace(status="tie", detail=what)
     first = mine[0] if mine else ""
-    if first != row.name and first in wanted.params and first not in others:
+    if first != row.name and first in wanted.params and (not others or theirs.get(first) is not others):
         return row._replace(status="untied", detail=f"tied to {first} here, and a tensor of its own in the model")
     return row
 
@@ -228,9 +245,10 @@ def _with_tied_candidates(rows: list[Row], wanted: Side) -> list[Row]:
     if not ties:
         return rows
     known = {row.name: row.candidate for row in rows if row.status == "missing" and row.candidate}
+    firsts = _first_of_each(ties, known)
     made = []
     for row in rows:
-        first = next((name for name in ties.get(row.name, ()) if name in known), None)
+        first = firsts.get(row.name)
         if row.status == "missing" and not row.candidate and first:
             row = row._replace(candidate=known[first], detail=f"tied to {first} in the model")  # noqa: PLW2901
         made.append(row)

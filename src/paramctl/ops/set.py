@@ -20,6 +20,7 @@ from paramctl.plan import Change, Plan
 from paramctl.recipe import Rule
 from paramctl.select import Pick, select
 from paramctl.values import Array
+from paramctl.values.stream import bounded
 
 Run = Callable[[Array, Array], Array]  # (the target, the value) → what is put in its place
 
@@ -52,6 +53,7 @@ def set(  # noqa: A001 - the command's name
     for assignment in parsed:
         for pick in assignment.picks:
             _check_shapes(assignment, pick)
+            bounded(pick.view)
             compute = _compute(assignment, pick, written)
             others = (checkpoint.params[name] for name in tied.get(pick.param.name, ()))
             along = tuple(other.name for other in others if sharing.meet(pick.view, other) != "apart")
@@ -109,17 +111,15 @@ def _check_shapes(assignment: Assignment, pick: Pick) -> None:
         shape = value.view.shape if isinstance(value, Pick) else np.shape(value)
     except ValueError:
         raise ParamctlError(f"{shortened(assignment.text)}: the lists are not all of one length") from None
-    try:
-        fits = np.broadcast_shapes(shape, pick.view.shape) == pick.view.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    wanted = pick.view.shape
+    fits = len(shape) <= len(wanted)  # broadcasting, of any number of dimensions
+    if not fits or any(a not in (1, b) for a, b in zip(reversed(shape), reversed(wanted), strict=False)):
         where = f"{shortened(pick.view.name)}[{pick.slice}]" if pick.slice else shortened(pick.view.name)
-        raise ParamctlError(f"{where} is {_shape(pick.view.shape)}, and the value is {_shape(shape)}")
+        raise ParamctlError(f"{where} is {_shape(wanted)}, and the value is {_shape(shape)}")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) if shape else "a scalar"
+    return shortened("×".join(map(str, shape)), 120) if shape else "a scalar"
 
 
 def _apply(assignment: Assignment, param: Param, target: Array, operand: Any) -> None:

@@ -23,7 +23,7 @@ from paramctl.ops._stats_columns import (
     columns,
     quantile_key,
 )
-from paramctl.report import Report
+from paramctl.report import Report, few
 from paramctl.select import Selection
 from paramctl.values.channels import channels
 from paramctl.values.distribution import distribution
@@ -37,7 +37,6 @@ __all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "stats"]
 
 Found = TypeVar("Found")
 
-_MOST_NOTES = 10
 _MERGED = ("mean", "std", "min", "max", "l2", "zeros", "nan", "inf")  # what totals tell of all
 
 
@@ -81,7 +80,7 @@ def stats(
     totals = sharing.totals(checkpoint, selection.chosen)
     totals |= {key: _summarized(whole, key, wanted) for key in _MERGED}
     return Report(
-        columns(wanted, by), rows, totals, checkpoint.source.name, checkpoint.format, notes=_cut(reckoner.notes)
+        columns(wanted, by), rows, totals, checkpoint.source.name, checkpoint.format, notes=few(reckoner.notes)
     )
 
 
@@ -188,11 +187,6 @@ def _once(params: Sequence[Param]) -> Sequence[Param]:
     if len(params) == 1:
         return params
     return list({_elements(param): param for param in reversed(params)}.values())[::-1]
-
-
-def _cut(notes: Sequence[str]) -> tuple[str, ...]:
-    more = [f"and {len(notes) - _MOST_NOTES:,} more"] if len(notes) > _MOST_NOTES else []
-    return (*notes[:_MOST_NOTES], *more)
 
 
 def _listed(index: tuple[int, ...] | None) -> list[int] | None:

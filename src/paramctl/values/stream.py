@@ -109,6 +109,15 @@ def hold(param: Param) -> None:
         return
     if param.dtype.block_numel > 1:
         raise ParamctlError(f"{shortened(param.name)}: blocks of {param.dtype.name} that lie by strides")
+    bounded(param)
+
+
+def bounded(param: Param) -> None:
+    """Refuse a tensor that tells a few bytes so many times that going over its elements would take for ever.
+
+    Raises:
+        ParamctlError: it does.
+    """
     low, high = reach(param.shape, param.stride)
     if param.numel > max(_MOST_OVERLAPPING, 8 * (high - low)):
         raise ParamctlError(f"{shortened(param.name)}: its {param.numel:,} elements are {high - low:,} that overlap")
