@@ -119,7 +119,7 @@ STRANGERS: dict[str, tuple[bytes, str, str]] = {
     ),
     "html": (
         b"\n<!doctype HTML>\n<title>Sign\x1b[2J in</title>",
-        "an HTML page (sign\\x1b[2j in), and no checkpoint",
+        "an HTML page (Sign\\x1b[2J in), and no checkpoint",
         AGAIN,
     ),
     "html without a title": (b"\xef\xbb\xbf<HTML><body>", "an HTML page, and no checkpoint", AGAIN),

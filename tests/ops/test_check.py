@@ -415,11 +415,26 @@ def test_the_tar_of_torch_0_1():
     )
 
 
-def test_torchscript():
-    """A TorchScript archive's own class names are no foreign ones; weights_only does not take it."""
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), "m.pt")
-    assert not [row for row in found("m.pt") if row[1].endswith("class")]
-    assert ("note", "weights-only", None, "torch.load(weights_only=True) refuses TorchScript archives") in found("m.pt")
+class Listed(nn.Module):
+    """Its TorchScript archive has lists with and without a type, in its constants, its state and its debug files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.ReLU())
+        self.sizes = [1, 2, 3]
+        self.rates = {"a": [0.5], "b": [0.25]}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) * self.sizes[0] + self.rates["a"][0]
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(1, 2, 5))])
+def test_torchscript(make):
+    """A TorchScript archive's own names are no foreign ones, and none a danger; weights_only does not take it."""
+    torch.jit.save(make(Listed()), "m.pt")
+    sound, verdict = found("m.pt")
+    assert sound[:2] == ("ok", "sound")
+    assert verdict == ("note", "weights-only", None, "torch.load(weights_only=True) refuses TorchScript archives")
 
 
 # ----------------------------------------------------------------------------- finite

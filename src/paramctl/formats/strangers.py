@@ -154,7 +154,7 @@ def _pickle(_: Reader, data: bytes) -> Said:
 def _markup(_: Reader, data: bytes) -> Said:
     text = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:4096].lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        title = re.search(rb"<title[^>]*>\s*([^<]*?)\s*</title>", text)
+        title = re.search(rb"<title[^>]*>\s*([^<]*?)\s*</title>", data[:4096], re.IGNORECASE)
         said = f" ({shortened(title[1].decode('utf-8', 'replace'), 60)})" if title and title[1] else ""
         return f"an HTML page{said}, and no checkpoint", _AGAIN
     if not text.startswith((b"<?xml", b"<error")):

@@ -55,7 +55,9 @@ _KNOWN = frozenset(  # harmless, and often met
         "numpy.int32 numpy.int64 numpy.uint8 numpy.uint16 numpy.uint32 numpy.uint64 numpy.bool numpy.bool_ "
         "numpy.str_ numpy.bytes_ builtins.dict builtins.list builtins.tuple builtins.set builtins.frozenset "
         "builtins.int builtins.float builtins.str builtins.bytes builtins.bool builtins.object builtins.slice "
-        "builtins.range "
+        "builtins.range torch.jit._pickle.build_boollist torch.jit._pickle.build_doublelist "
+        "torch.jit._pickle.build_intlist torch.jit._pickle.build_tensorlist torch.jit._pickle.restore_type_tag "
+        "torch.jit._pickle.build_tensor_from_id "
     )
 )
 _KNOWN_CLASSES = (  # those below these, whose names begin as a class's
@@ -141,9 +143,11 @@ def rule_of(call: Call) -> str:
     module, _, attribute = call.name.partition(":")
     parts = module.split(".")
     reached = attribute.split(".") if attribute else []
+    if call.name in _KNOWN:
+        return "known-class"
     if any(".".join(parts[: n + 1]) in _DANGEROUS for n in range(len(parts))):
         return "dangerous-call"
-    if call.name in pickle_calls.ALLOWED or call.name in _KNOWN or call.name.startswith("torch._utils._rebuild_"):
+    if call.name in pickle_calls.ALLOWED or call.name.startswith("torch._utils._rebuild_"):
         return "known-class"
     if parts[-1].endswith("()") or " " in call.name or any(part in _DANGEROUS for part in reached):
         return "dangerous-call"
