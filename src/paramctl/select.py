@@ -22,6 +22,7 @@ from paramctl.wildcard import is_wildcard, matching
 
 _POSITION = re.compile(r"\[\s*(-?[0-9]{1,18})\s*\]")
 _SLICE = re.compile(r"\[(?!\d+-\d+\])[\d\s:,.+-]*\]")  # and not a range of numbers
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _MOST_COMPARED = 2_000  # names, for a hint
 
 
@@ -69,7 +70,10 @@ def select(checkpoint: Checkpoint, patterns: Sequence[str] = (), filters: Filter
     filters = filters or Filters()
     if not checkpoint.params:
         hint = "info shows what it holds" if checkpoint.extras or checkpoint.metadata else ""
-        raise FileError(checkpoint.source.name, "no tensors in it", hint=hint)
+        made = checkpoint.extras.get("class")  # of what was saved, where that is no dict
+        is_class = isinstance(made, str) and _CLASS.fullmatch(made)
+        what = f"no tensors in it, but one {shortened(str(made))}" if is_class else "no tensors in it"
+        raise FileError(checkpoint.source.name, what, hint=hint)
     negative = [pattern for pattern in patterns if _is_negative(checkpoint, pattern)]
     matches = [resolve(checkpoint, pattern) for pattern in patterns if pattern not in negative]
     wanted = {name for match in matches for name in match.names} if matches else set(checkpoint.params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import pickle
 import struct
@@ -214,6 +215,9 @@ def test_an_object_without_tensors_is_shown(tmp_path: Path, run):
     assert read_file(path).extras == {"epochs": 3, "lr": 0.5}
     done = run("ls", path)
     assert (done.code, done.err) == (2, f"error: {path}: no tensors in it\n\nhint: info shows what it holds\n")
+    save(argparse.Namespace(epochs=3), path)
+    said = "no tensors in it, but one argparse.Namespace\n\nhint: info shows what it holds\n"
+    assert run("ls", path).err == f"error: {path}: {said}"
 
 
 # ----------------------------------------------------------------------------- at no more cost than its tensors

@@ -294,6 +294,41 @@ def test_folders_of_shards():
         ]
 
 
+A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+INDEXES = {  # what the index says beside what is so; the levels; the detail of the first
+    "nothing else": ({}, [], ""),
+    "a tensor that is elsewhere": (
+        {"a": B}, ["warning"], f"a should be in {B}, and is in {A}",
+    ),
+    "a tensor that is nowhere, behind many that are elsewhere": (
+        {f"a{i}": B for i in range(30)} | {"gone": A}, ["error"] + ["warning"] * 20, f"gone should be in {A}, and is in no shard",
+    ),
+    "a tensor that it leaves out": ({"b": None}, ["warning"], f"b is in {B}, and not in the index"),
+    "the name of a declared tie": ({"lm_head.weight": B}, ["warning"], f"lm_head.weight should be in {B}, and is in no shard"),
+    "another total": ({"total_size": 1}, ["note"], "total_size says 1 bytes, the tensors take 508"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "levels", "detail"), INDEXES.values(), ids=INDEXES)
+def test_shards_are_held_against_their_index(said, levels, detail):
+    """A tensor that is in no shard is an error; what a reader of all shards finds all the same is none."""
+    Path("f").mkdir()
+    first = {"a": torch.ones(1)} | {f"a{i}": torch.ones(1) for i in range(30)}
+    second = {"b": torch.ones(60), "model.embed_tokens.weight": torch.ones(6, 6)}
+    save_file(first, f"f/{A}")
+    save_file(second, f"f/{B}")
+    said = dict(said)
+    about = {"total_size": said.pop("total_size")} if "total_size" in said else {}
+    owners = dict.fromkeys(first, A) | dict.fromkeys(second, B) | said
+    index = {"metadata": about, "weight_map": {name: shard for name, shard in owners.items() if shard}}
+    Path("f/model.safetensors.index.json").write_text(json.dumps(index))
+    Path("f/config.json").write_text('{"tie_word_embeddings": true, "model_type": "llama"}')
+    told = [row for row in api.check("f").rows if row[2] == "index"]
+    assert [row[1] for row in told] == levels
+    assert {row[0] for row in told} <= {"f/model.safetensors.index.json"}
+    assert not told or told[0][4] == detail
+
+
 def test_folders_of_pieces():
     """The pickles of a DCP folder: its metadata, and those of the entries that are no tensors."""
     with warnings.catch_warnings():

@@ -30,6 +30,7 @@ from paramctl.source import Reader, Source
 
 NAME = "sharded"
 MOST_INDEX_NBYTES = 100_000_000
+SHOULD_BE, IN_NO_SHARD, TOTAL = " should be in ", ", and is in no shard", "total_size says "  # in problems
 _SNIFFED_NBYTES = 1 << 20
 _TOLD = 20  # problems, each in words
 _INCOMPLETE = "the download may be incomplete"
@@ -297,9 +298,9 @@ def _compare(found: _Gathered, what: Index, params: Mapping[str, Param]) -> None
     for name, shard in what.owners.items():
         home = found.homes.get(name)
         if home is None:
-            found.problems.append(f"{shortened(name)} should be in {shard}, and is in no shard")
+            found.problems.append(f"{shortened(name)}{SHOULD_BE}{shard}{IN_NO_SHARD}")
         elif home != shard:
-            found.problems.append(f"{shortened(name)} should be in {shard}, and is in {home}")
+            found.problems.append(f"{shortened(name)}{SHOULD_BE}{shard}, and is in {home}")
     for name, param in params.items():
         if name not in what.owners and not param.declared:
             found.problems.append(f"{shortened(name)} is in {found.homes[name]}, and not in the index")
@@ -308,7 +309,7 @@ def _compare(found: _Gathered, what: Index, params: Mapping[str, Param]) -> None
     if total is None or total == nbytes or total in _other_totals(params):
         return
     said = shortened(f"{total:,}" if type(total) is int else repr(total), 40)
-    found.problems.append(f"total_size says {said} bytes, the tensors take {nbytes:,}")
+    found.problems.append(f"{TOTAL}{said} bytes, the tensors take {nbytes:,}")
 
 
 def _other_totals(params: Mapping[str, Param]) -> tuple[int, int]:
@@ -324,5 +325,6 @@ def _plain(value: Any) -> Any:
 
 
 def _cut(problems: Sequence[str]) -> list[str]:
+    problems = sorted(problems, key=lambda problem: not problem.endswith(IN_NO_SHARD))  # the gravest first
     more = [f"and {len(problems) - _TOLD:,} more"] if len(problems) > _TOLD else []
     return [*problems[:_TOLD], *more]

@@ -12,6 +12,7 @@ RULES = (
     # whole
     "unreadable", "truncated", "lost-tensor", "checksum", "no-checksums", "local-header", "duplicate-member",
     "overlap", "unused-bytes", "encrypted", "oversized-storage", "unreferenced-storage",
+    "index",
     # safe
     "dangerous-call", "foreign-function", "foreign-class", "known-class", "weights-only", "damaged-pickle",
     # finite

@@ -26,6 +26,7 @@ from paramctl.ops import _check_pickle as pickles
 from paramctl.ops import _check_zip as archives
 from paramctl.ops import opened
 from paramctl.ops._check_findings import LEVELS, Finding
+from paramctl.ops._check_index import against_index
 from paramctl.report import Column, Report
 from paramctl.source import Reader, Source
 
@@ -96,6 +97,7 @@ def findings(source: Source, *, fast: bool = False) -> tuple[list[Finding], str]
         found += [f._replace(file=_file_name(source, file)) for f in _in_file(file, checkpoint, accepted, fast=fast)]
     if checkpoint is not None:
         found += _oversized(checkpoint)
+        found += against_index(checkpoint)
         if not fast:
             found += opened(_VALUES, "check", otherwise="--fast").finite(checkpoint.params.values())
             found += opened(_TIES, "check", otherwise="--fast").lost(checkpoint)

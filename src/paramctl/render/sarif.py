@@ -35,6 +35,7 @@ RULES: dict[str, tuple[str, str]] = {  # each with its level, where nothing else
     "encrypted": ("error", "A member is encrypted."),
     "oversized-storage": ("warning", "A storage is larger than what uses it."),
     "unreferenced-storage": ("note", "No tensor looks at a storage."),
+    "index": ("warning", "The index and the shards disagree."),
     "dangerous-call": ("error", "A pickle reaches what can do harm."),
     "foreign-function": ("error", "A pickle calls a function that is not known."),
     "foreign-class": ("warning", "A pickle names a class that is not known."),
