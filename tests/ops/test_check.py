@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -519,6 +520,22 @@ def test_counts_are_numpy_s(name, order):
     inf = np.isinf(grid) & ~nan
     first = [tuple(map(int, np.argwhere(mask)[0])) if mask.any() else None for mask in (nan, inf)]
     assert told == (nan.sum(), inf.sum(), *first)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "q5_0", "q8_0", "q2_k", "q3_k", "q4_k", "q6_k", "iq4_xs", "mxfp4"])
+def test_blocks_are_scanned_as_the_gguf_library_reads_them(name):
+    """A scale that is infinite or NaN is told of every element that it makes so."""
+    dtype = DTYPES[name]
+    raw = np.random.default_rng(1).integers(0, 256, (6 * 512 // dtype.block_numel, dtype.block_nbytes), np.uint8)
+    raw[0] = 0
+    with np.errstate(all="ignore"):
+        raw[-1] = 255  # a scale that is NaN, in most types
+        theirs = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[name.upper()]).reshape(6, 512)
+    told = scanned(param(raw.tobytes(), name, (6, 512)))
+    nan, inf = np.isnan(theirs), np.isinf(theirs)
+    first = [tuple(map(int, np.argwhere(mask)[0])) if mask.any() else None for mask in (nan, inf)]
+    assert told == (nan.sum(), inf.sum(), *first)
+    assert told.nan or told.inf
 
 
 @pytest.mark.parametrize(

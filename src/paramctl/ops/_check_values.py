@@ -8,7 +8,7 @@ from paramctl.checkpoint import Param
 from paramctl.contents import Window
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.ops._check_findings import Finding
-from paramctl.values.scan import BITS, Unbounded, scan
+from paramctl.values.scan import Unbounded, may_be_unbounded, scan
 
 
 def finite(params: Iterable[Param]) -> list[Finding]:
@@ -16,7 +16,7 @@ def finite(params: Iterable[Param]) -> list[Finding]:
     found: list[Finding] = []
     alike: dict[object, list[Param]] = {}
     for param in params:
-        if param.dtype.name in BITS and not param.storage.is_meta:
+        if may_be_unbounded(param.dtype) and not param.storage.is_meta:
             key = (param.storage.key, param.storage_offset, param.shape, param.stride, param.dtype.name)
             alike.setdefault(key, []).append(param)
     with Window() as window:

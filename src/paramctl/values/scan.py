@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from paramctl.checkpoint import Param
 from paramctl.contents import Window
+from paramctl.dtypes import DType
 from paramctl.values.lanes import lane
-from paramctl.values.stream import CHUNK_NUMEL, distinct, pieces
+from paramctl.values.stream import CHUNK_NUMEL, distinct, numbers, pieces
 
 
 class _Bits(NamedTuple):
@@ -53,6 +54,18 @@ BITS: dict[str, _Bits] = {  # of the other float types every value is finite
 }
 
 
+_LEAST_BLOCK = 32  # elements of one of ggml's, which has scales in it; fewer are packed integers
+
+
+def may_be_unbounded(dtype: DType) -> bool:
+    """Whether a dtype has a NaN or an infinity; one of blocks has them in their scales."""
+    return dtype.name in BITS or _is_of_blocks(dtype)
+
+
+def _is_of_blocks(dtype: DType) -> bool:
+    return dtype.kind == "quantized" and dtype.block_numel >= _LEAST_BLOCK
+
+
 class Unbounded(NamedTuple):
     """Elements that are NaN, and that are infinite and not NaN, with the index of the first of either."""
 
@@ -69,6 +82,8 @@ def scan(param: Param, window: Window, *, numel: int = CHUNK_NUMEL) -> Unbounded
         FileError: the bytes are not there.
         ParamctlError: they cannot be had.
     """
+    if _is_of_blocks(param.dtype):
+        return _of_blocks(param, window)
     bits = BITS.get(param.dtype.name)
     if bits is None or 0 in param.shape:
         return Unbounded()
@@ -91,6 +106,20 @@ def scan(param: Param, window: Window, *, numel: int = CHUNK_NUMEL) -> Unbounded
                 firsts[kind] = here if known is None else min(known, here)
         at += len(values) // bits.parts
     nan, inf = (None if place is None else _index(place, shape) for place in firsts)
+    return Unbounded(counts[0], counts[1], nan, inf)
+
+
+def _of_blocks(param: Param, window: Window) -> Unbounded:
+    """Of the elements that the blocks stand for."""
+    counts, firsts, at = [0, 0], list[int | None]([None, None]), 0
+    for values in numbers(param, lane(param), window):
+        if not np.isfinite(values).all():
+            for kind, mask in enumerate((np.isnan(values), np.isinf(values))):
+                counts[kind] += int(np.count_nonzero(mask))
+                if firsts[kind] is None and mask.any():
+                    firsts[kind] = at + int(mask.argmax())
+        at += len(values)
+    nan, inf = (None if place is None else _index(place, param.shape) for place in firsts)
     return Unbounded(counts[0], counts[1], nan, inf)
 
 
