@@ -155,6 +155,46 @@ def test_a_torch_zip_cut_short():
             assert whole == [name for name, end in ends.items() if end <= nbytes]
 
 
+def _gguf(values: dict[str, torch.Tensor]) -> bytes:
+    made = gguf.GGUFWriter("m.gguf", "llama")
+    for name, value in values.items():
+        made.add_tensor(name, value.numpy())
+    made.write_header_to_file()
+    made.write_kv_data_to_file()
+    made.write_tensors_to_file()
+    made.close()
+    return Path("m.gguf").read_bytes()
+
+
+BEHIND_A_HEADER = {
+    "legacy": lambda values: bytes(saved(values, _use_new_zipfile_serialization=False)),
+    "gguf": _gguf,
+}
+
+
+@pytest.mark.parametrize("name", BEHIND_A_HEADER)
+def test_values_behind_a_header_cut_short(name):
+    """At every length: what is missing of the last tensor's bytes, and each tensor is whole or lost as its bytes say."""
+    values = {f"w{i}": torch.arange(40.0) + i for i in range(4)}
+    data = BEHIND_A_HEADER[name](values)
+    begins = [data.index(value.numpy().tobytes()) for value in values.values()]
+    ends = {name: begin + 160 for name, begin in zip(values, begins, strict=True)}
+    for nbytes in (*range(4, len(data), 61), *(end + by for end in ends.values() for by in (-1, 0, 1)), *begins):
+        if nbytes >= max(ends.values()):
+            continue  # as whole as it was
+        Path("m").write_bytes(data[:nbytes])
+        rows = found("m")
+        assert rows[0][0] == "error"
+        told = [row[3] for row in rows if row[1] == "truncated"]
+        assert bool(told) or nbytes < min(begins)
+        if told:
+            assert told[0].startswith(f"{max(ends.values()) - nbytes:,} bytes are missing; ")
+            assert re.findall(r"w\d", told[0]) == [name for name, end in ends.items() if end <= nbytes]
+            lost = {row[2]: row[3] for row in rows if row[1] == "lost-tensor"}
+            beyond = {name: end - nbytes for name, end in ends.items() if end > nbytes}
+            assert lost == {name: f"it ends {by:,} bytes beyond the end of the file" for name, by in beyond.items()}
+
+
 @pytest.mark.parametrize("place", ["w", "data.pkl"])
 def test_a_changed_byte_is_told(place):
     """A checksum that does not fit names the member, of storages and of the pickle."""

@@ -75,6 +75,20 @@ def read(reader: Reader) -> Checkpoint:
     return Checkpoint(reader.source, NAME, params, metadata=metadata, extras=extras)
 
 
+def ends(reader: Reader) -> dict[str, int]:
+    """Where the bytes of each tensor end, also of a file that ends before.
+
+    Raises:
+        FileError: its header is damaged or cut short.
+    """
+    cursor = _Cursor(reader)
+    _, n_tensors, n_keys = _header(cursor)
+    _metadata(cursor, n_keys)
+    entries = _entries(cursor, n_tensors)
+    start = -(-cursor.at // cursor.alignment) * cursor.alignment
+    return {name: start + offset + layout.nbytes for name, layout, offset in entries}
+
+
 class _Cursor:
     """Reads one thing after another through a window, each held against the file's end before it is read."""
 

@@ -94,13 +94,7 @@ def read(reader: Reader) -> Checkpoint:
     Raises:
         FileError: a stream that is damaged or cut short.
     """
-    stream = Stream(reader, 0, reader.nbytes)
-    turned = _preamble(stream)
-    begin = stream.at
-    tree, storages = stream.unpickled(window_nbytes=_WINDOW_NBYTES)
-    budget = 1_000_000 + 100 * (stream.at - begin)
-    keys = stream.unpickled(window_nbytes=_WINDOW_NBYTES).tree
-    places = _places(stream, _keys(keys, reader.name), storages, numel_is_turned=turned)
+    tree, storages, places, budget = _opened(reader)
 
     def find_storage(note: StorageNote, name: str) -> Storage:
         begin = places.begins.get(note.key)
@@ -137,6 +131,33 @@ def pickled(reader: Reader) -> bytes:
     begin = stream.at
     stream.unpickled(window_nbytes=_WINDOW_NBYTES)
     return reader.read(begin, stream.at - begin)
+
+
+def ends(reader: Reader) -> dict[str, int]:
+    """Where the storage of each tensor ends, also of a file that ends before.
+
+    Raises:
+        FileError: its pickles are damaged or cut short.
+    """
+    tree, _, places, budget = _opened(reader)
+
+    def find_storage(note: StorageNote, _: str) -> Storage:
+        return Storage(note.key, note.nbytes, why_unreadable="the file is cut short")
+
+    held = objects.checkpoint(tree, reader.source, NAME, find_storage, budget=budget)
+    begins = places.begins
+    return {p.name: begins.get(p.storage.key, 0) + p.storage.nbytes for p in held.params.values()}
+
+
+def _opened(reader: Reader) -> tuple[Any, Mapping[str, StorageNote], _Places, int]:
+    """The object, its storages and where they lie, and what making it may cost."""
+    stream = Stream(reader, 0, reader.nbytes)
+    turned = _preamble(stream)
+    begin = stream.at
+    tree, storages = stream.unpickled(window_nbytes=_WINDOW_NBYTES)
+    budget = 1_000_000 + 100 * (stream.at - begin)
+    keys = stream.unpickled(window_nbytes=_WINDOW_NBYTES).tree
+    return tree, storages, _places(stream, _keys(keys, reader.name), storages, numel_is_turned=turned), budget
 
 
 def _preamble(stream: Stream) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from paramctl.checkpoint import Storage
 from paramctl.errors import FileError, shortened
-from paramctl.formats import objects, safetensors_file, unpickle
+from paramctl.formats import gguf, objects, safetensors_file, torch_legacy, unpickle
 from paramctl.formats.notes import StorageNote
 from paramctl.formats.opcodes import walk
 from paramctl.ops._check_findings import Finding
@@ -29,7 +29,23 @@ def cut(reader: Reader) -> list[Finding]:
             return _zip(reader)
         except FileError:
             return []
+    for module in (gguf, torch_legacy):
+        if module.sniff(reader):
+            return _by_ends(reader, module.ends)
     return _safetensors(reader) if safetensors_file.sniff(reader) else []
+
+
+def _by_ends(reader: Reader, ends_of: Callable[[Reader], dict[str, int]]) -> list[Finding]:
+    """Of a format whose header stands first and tells where each tensor ends."""
+    try:
+        ends = ends_of(reader)
+    except FileError:
+        return []
+    missing = max(ends.values(), default=0) - reader.nbytes
+    if missing <= 0:
+        return []
+    lost = {name: end - reader.nbytes for name, end in ends.items() if end > reader.nbytes}
+    return _told(missing, "", [name for name in ends if name not in lost], lost)
 
 
 def _safetensors(reader: Reader) -> list[Finding]:
