@@ -175,7 +175,7 @@ BEHIND_A_HEADER = {
 @pytest.mark.parametrize("name", BEHIND_A_HEADER)
 def test_values_behind_a_header_cut_short(name):
     """At every length: what is missing of the last tensor's bytes, and each tensor is whole or lost as its bytes say."""
-    values = {f"w{i}": torch.arange(40.0) + i for i in range(4)}
+    values = {f"w{i}": torch.arange(40.0) + 100 * (i + 1) for i in range(4)}
     data = BEHIND_A_HEADER[name](values)
     begins = [data.index(value.numpy().tobytes()) for value in values.values()]
     ends = {name: begin + 160 for name, begin in zip(values, begins, strict=True)}

@@ -100,6 +100,15 @@ def pairs_of_transposes(count):
     return made | {f"t{i}": made[f"w{i}"].t().contiguous() for i in range(count)}
 
 
+def test_a_copy_beside_a_transpose_is_told_as_a_copy(run, tmp_path):
+    """What is no plain copy of the first has a note, and what is one has none, whatever it is of the others."""
+    base = torch.arange(24.0).reshape(6, 4)
+    save_file({"a": base, "b": base.t().contiguous(), "c": base.clone()}, tmp_path / "m.safetensors")
+    (row,), result = content(run, tmp_path / "m.safetensors")
+    assert (row["names"], row["saved_nbytes"]) == (["a", "b", "c"], 192)
+    assert result.err == "b is the transpose of a\n"
+
+
 def test_a_view_of_what_is_equal_is_the_same_candidate(run, tmp_path):
     """A tensor and its transpose in one storage are shared; a copy of either is found once."""
     base = torch.arange(24.0).reshape(6, 4)

@@ -42,7 +42,7 @@ def _told(param: Param, told: Unbounded, others: list[str]) -> Iterable[Finding]
         ("inf", "infinite", told.inf, told.first_inf),
     ):
         if count:
-            where = "" if first is None else f", the first at [{', '.join(map(str, first))}]"
+            where = "" if not first else f", the first at [{', '.join(map(str, first))}]"
             yield Finding(
                 "error",
                 rule,

@@ -116,9 +116,16 @@ def _alike(candidates: Sequence[Candidate], group: Sequence[int], found: Iterabl
     kept = min(sharing.unique([member])[1] for member in members)
     inside = set(group)
     notes: dict[int, str] = {}
+    copies = {
+        candidates[pair.other].owner
+        for pair in found
+        if pair.how == "copy" and candidates[pair.first].param.name == members[0].name
+    }
     for pair in found:
         first, other = candidates[pair.first], candidates[pair.other]
-        if other.owner in inside and first.owner != other.owner and pair.how in _HOW:
+        if other.owner in copies or other.owner not in inside or first.owner == other.owner:
+            continue
+        if pair.how in _HOW:
             said = f"{shortened(other.param.name)} is {_HOW[pair.how]} of {shortened(first.param.name)}"
             notes.setdefault(other.owner, said)
     return Alike(tuple(member.name for member in members), members[0], held - kept, tuple(notes.values()))
