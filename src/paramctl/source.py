@@ -266,9 +266,13 @@ class Reader:
         self._spool.fill(nbytes)
         return self._spool.nbytes
 
-    def first(self, nbytes: int) -> bytes:
-        """The first bytes, or as many as there are; of a stream no more is read."""
-        return self.read(0, min(nbytes, self._grown(nbytes)))
+    def reaches(self, end: int) -> bool:
+        """Whether there are so many bytes; of a stream no more is read."""
+        return self._grown(end) >= end
+
+    def part(self, offset: int, nbytes: int) -> bytes:
+        """The bytes at `offset`, or as many as there are; of a stream no more is read."""
+        return self.read(offset, min(nbytes, self._grown(offset + nbytes) - offset))
 
     def end(self, nbytes: int = 0) -> None:
         """Let a stream end behind so many bytes, or those that were read, as nobody wants the rest."""
@@ -304,6 +308,6 @@ class Reader:
     def head(self) -> bytes:
         """The first 512 bytes, or as many as there are."""
         if "head" not in self.cache:
-            self.cache["head"] = self.first(512)
+            self.cache["head"] = self.part(0, 512)
         found: bytes = self.cache["head"]
         return found

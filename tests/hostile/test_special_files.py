@@ -242,6 +242,7 @@ ENDLESS: dict[str, str] = {  # what makes it, and how the error begins
     "(printf '\\037\\213\\010'; cat /dev/zero)": "compressed by gzip",
     "(printf '\\377'; cat /dev/zero)": "no checkpoint of a format that is known",
     "yes 'abcdefgh{'": "the header says",
+    "(printf 'GGUF'; yes)": "GGUF",
 }
 
 

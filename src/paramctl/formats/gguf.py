@@ -109,7 +109,7 @@ class _Cursor:
         return FileError(self.reader.name, f"{self.where} {what}", hint=hint)
 
     def skip(self, nbytes: int) -> None:
-        if nbytes > self.left:
+        if not self.reader.reaches(self.at + nbytes):
             end, has = self.at + nbytes, self.reader.nbytes
             raise self.refuse(f"ends at {end:,}, the file has {has:,}", hint=_missing(end - has))
         self.at += nbytes
@@ -124,7 +124,7 @@ class _Cursor:
 
     def _refill(self, at: int, nbytes: int) -> None:
         self._window = b""  # before the next is read, so that there is one at a time
-        self._window = self.reader.read(at, min(max(nbytes, _WINDOW_NBYTES), self.reader.nbytes - at))
+        self._window = self.reader.part(at, max(nbytes, _WINDOW_NBYTES))
         self._window_at = at
 
     def number(self, code: str) -> Any:

@@ -49,7 +49,7 @@ def sniff(reader: Reader) -> bool:
     """Whether it is a JSON object that has a `weight_map`."""
     if reader.head.lstrip()[:1] != b"{":
         return False
-    return b'"weight_map"' in reader.first(_SNIFFED_NBYTES)
+    return b'"weight_map"' in reader.part(0, _SNIFFED_NBYTES)
 
 
 def read(reader: Reader) -> Checkpoint:

@@ -18,6 +18,7 @@ from paramctl.source import Reader
 
 _LOOKED_AT_NBYTES = 1 << 16
 _MOST_NBYTES = 1 << 24  # of JSON that is read whole, and of a stream that is nothing known: it may have no end
+_MOST_PICKLE_NBYTES = 1 << 28  # whose calls check follows as far
 _MOST_ENTRIES = 3
 _AGAIN = "the download went wrong: look at it with head, and download it again"
 _UNFINISHED = (".incomplete", ".crdownload", ".part", ".partial", ".download", ".aria2", ".tmp")
@@ -62,8 +63,7 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (  # at which byte, what stand
 
 def unknown(reader: Reader) -> FileError:
     """What a file is that no format reads."""
-    if not _begins_as_pickle(reader.head):  # whose calls are told as far as they go
-        reader.end(_MOST_NBYTES)
+    reader.end(_MOST_PICKLE_NBYTES if _begins_as_pickle(reader.head) else _MOST_NBYTES)
     if not reader.head:
         return FileError(reader.name, "the file is empty", hint=_hint_of_suffix(reader))
     for at, magic, what, hint in _MAGIC:
