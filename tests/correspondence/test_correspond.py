@@ -94,6 +94,26 @@ def test_evidence_is_counted():
     )
 
 
+def stack(*, outer: bool = True) -> dict[str, Form]:
+    """Layers with a norm each, and one outside of them that is called as theirs."""
+    parts = {"q_proj": (8, 8), "up": (32, 8), "norm": (8,)}
+    made = {f"layers.{i}.{part}.weight": Form(shape) for i in range(4) for part, shape in parts.items()}
+    return {"emb.weight": Form((40, 8)), **made} | ({"norm.weight": Form((8,))} if outer else {})
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["an outer norm", "none"])
+@pytest.mark.parametrize("is_ours", [True, False], ids=["given", "wanted"])
+def test_a_norm_of_a_layer_is_not_the_one_outside(is_ours, there):
+    """What is alike in every layer stays in its layer, and takes no place outside of them."""
+    plain, other = stack(), {}
+    for name, form in stack(outer=there).items():
+        other["transformer." + name.replace("layers.", "h.")] = form
+    names = correspond(*((other, plain) if is_ours else (plain, other))).names
+    same = {"transformer." + name.replace("layers.", "h."): name for name in stack(outer=there)}
+    assert {ours if is_ours else theirs: theirs if is_ours else ours for ours, theirs in names.items()
+            if ours != theirs} == same  # fmt: skip
+
+
 NOTHING = [  # what must not be taken for something
     ("the same", forms(a__weight=(2, 2)), forms(a__weight=(2, 2))),
     ("nothing alike", forms(a__weight=(2, 3), b__weight=(4,)), forms(c__weight=(5, 3), d__weight=(6,))),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from paramctl.correspondence import pairing, rules
 from paramctl.correspondence.forms import agrees
@@ -43,7 +44,7 @@ def taken_away(state: State) -> Iterator[Proposal]:
                 votes[head, ""] += count
                 if at < len(parts) - 1:
                     votes[f"{head}{parts[at]}.", f"{parts[at]}."] += count
-    for (old, new), _ in votes.most_common(_TRIED):
+    for (old, new), _ in _none_of_several(votes, of=0).most_common(_TRIED):
         changes = {name: new + name[len(old) :] for name in state.given if name.startswith(old)}
         gone = old[: len(old) - len(new)]
         whose = f" below {new[:-1]}" if new else ""
@@ -63,11 +64,26 @@ def put_before(state: State) -> Iterator[Proposal]:
                 votes["", head] += count
                 if at < len(parts) - 1:
                     votes[f"{parts[at]}.", f"{head}{parts[at]}."] += count
-    for (old, new), _ in votes.most_common(_TRIED):
+    for (old, new), _ in _none_of_several(votes, of=1).most_common(_TRIED):
         changes = {name: new + name[len(old) :] for name in state.given if name.startswith(old)}
         whose = f"below {old[:-1]} " if old else ""
         why = f"the model's names {whose}begin with {new[: len(new) - len(old)]}"
         yield Proposal("prefix", (rules.beginning(old, new),), changes, why, needs=_HALF)
+
+
+def _none_of_several(votes: Counter[tuple[str, str]], *, of: Literal[0, 1]) -> Counter[tuple[str, str]]:
+    """Without modules that are alike in each layer, where one stands outside of layers: `h.*.norm` and `norm`.
+
+    Any layer's would do as well, and so none does.
+    """
+    alike = Counter((starred(both[of][:-1])[0], both[1 - of]) for both in votes)
+    return Counter(
+        {
+            both: count
+            for both, count in votes.items()
+            if not both[1 - of] or alike[starred(both[of][:-1])[0], both[1 - of]] == 1
+        }
+    )
 
 
 def unwrapped(state: State) -> Iterator[Proposal]:
