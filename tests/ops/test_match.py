@@ -185,12 +185,16 @@ def test_a_tied_name_that_is_missing_has_its_tie_for_a_candidate(state, run):
     """A file that keeps one name of a tie: the other is missing, and what it is tied to is named."""
     kept = {name: tensor for name, tensor in _tied().state_dict().items() if not name.startswith("4.")}
     torch.save(kept, "m.pt")
-    rows = run("match", "m.pt", "models/tied.py", "-f", "json").rows
-    missing = {row["name"]: (row["candidate"], row["detail"]) for row in rows if row["status"] == "missing"}
+    result = run("match", "m.pt", "models/tied.py", "-f", "json")
+    missing = {row["name"]: (row["candidate"], row["detail"]) for row in result.rows if row["status"] == "missing"}
     assert missing == {
         "4.weight": ("2.weight", "tied to 2.weight in the model"),
         "4.bias": ("2.bias", "tied to 2.bias in the model"),
     }
+    assert result.err.splitlines()[-2:] == [
+        "tied in the model, and only the other name is in the file: 4.weight, 4.bias",
+        "  in Python: state[name] = state[other]; or strict=False, as what is tied is filled by the other name",
+    ]
 
 
 def test_the_nearest_may_have_a_name_that_is_wanted(state, run):

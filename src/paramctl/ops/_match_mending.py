@@ -125,22 +125,33 @@ def notes(
     sources: tuple[Source, Source],
     *,
     fits: bool,
+    lacking: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """What is said to people: the answer, what was seen, and what to run."""
+    """What is said to people: the answer, what was seen, and what to run.
+
+    `lacking`: names that are still missing then, and are tied in the model to one that is there.
+    """
     a, b = (shortened(source.name) for source in sources)
     if fits:
         return (f"{a} fits {b}",)
     wrong = ", ".join(f"{counts[status]:,} {_word(status)}" for status in counts if status in FAULTS and counts[status])
     said = [f"{a} does not fit {b}: {wrong or 'see above'}"]
     if made is None:
-        return tuple(said)
+        return (*said, *_of_ties(lacking))
     said += [shortened(step["evidence"], _WIDEST) for step in made["steps"]]
     said += [line for kind in _SAID for line in _of_kind(kind, made["reshapes"])]
     if made["doubtful"]:
         said.append(f"  square, so that no shape tells whether they are, too: {_listed(made['doubtful'])}")
     if made["then"] is not None:
         said += [f"  {_command(made, sources)}", _outlook(made["then"])]
-    return tuple(said)
+    return (*said, *_of_ties(lacking))
+
+
+def _of_ties(lacking: Sequence[str]) -> Iterator[str]:
+    if lacking:
+        more = f" and {len(lacking) - _MOST_NAMED:,} more" if len(lacking) > _MOST_NAMED else ""
+        yield f"tied in the model, and only the other name is in the file: {_listed(lacking)}{more}"
+        yield "  in Python: state[name] = state[other]; or strict=False, as what is tied is filled by the other name"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -170,7 +181,8 @@ def _outlook(then: Mapping[str, Any]) -> str:
     if then["fits"]:
         return "then it fits"
     left = ", ".join(f"{then[status]:,} {_word(status)}" for status in sorted(FAULTS) if then[status])
-    return f"then {left} remain" if left else "then its own code still refuses"
+    verb = "remains" if sum(then[status] for status in FAULTS) == 1 else "remain"
+    return f"then {left} {verb}" if left else "then its own code still refuses"
 
 
 def _command(made: Mapping[str, Any], sources: tuple[Source, Source]) -> str:

@@ -35,6 +35,7 @@ COLUMNS = (
 
 _NESTED = 3  # branches within branches that are looked into for what is no tensor
 _WIDEST = 500  # characters of an error of the model's own
+_TIED_TO = "tied to "
 LOADING = "paramctl.formats.loading"  # torch tier
 _PICKLED = frozenset(("torch-zip", "torch-legacy", "torch-tar"))  # what is no tensor is a key of the dict, too
 _COPIED = frozenset((  # each into any of these
@@ -61,17 +62,22 @@ def match(a: Checkpoint, b: Checkpoint, *, strict_dtype: bool = False, at: str =
     given, wanted = given_of(a), wanted_of(b)
     rows, said = outcome(given, wanted, strict_dtype=strict_dtype)
     found = _correspondence(given, wanted)
-    then = None
+    then, last = None, rows
     if found.root.path or found.steps:
-        after, more = outcome(mended(given, found), wanted, strict_dtype=strict_dtype)
-        then = {"fits": not more and _fits(after), **_counts(after)}
+        last, more = outcome(mended(given, found), wanted, strict_dtype=strict_dtype)
+        then = {"fits": not more and _fits(last), **_counts(last)}
     rows = _with_tied_candidates(with_candidates(rows, found), wanted)
     made = mending(found, then, at=at)
     fits = not said and _fits(rows)
     counts = _counts(rows)
-    words = (*said, *notes(made, counts, (a.source, b.source), fits=fits))
+    words = (*said, *notes(made, counts, (a.source, b.source), fits=fits, lacking=_lacking(last)))
     return Report(COLUMNS, tuple(map(_told, rows)), {"fits": fits, **counts, "mending": made}, a.source.name, a.format,
                   notes=words)  # fmt: skip
+
+
+def _lacking(rows: Iterable[Row]) -> list[str]:
+    """Names that are missing, and tied to one that is there."""
+    return [row.name for row in rows if row.status == "missing" and row.candidate and row.detail.startswith(_TIED_TO)]
 
 
 def _counts(rows: Iterable[Row]) -> dict[str, int]:
@@ -222,7 +228,7 @@ def _tied_to(row: Row, name: str | None) -> Row:
     """A name that is missing, whose tie has this one."""
     if name is None:
         return row._replace(candidate=None)
-    return row._replace(candidate=name, detail=row.detail or f"tied to {name} in the model")
+    return row._replace(candidate=name, detail=row.detail or f"{_TIED_TO}{name} in the model")
 
 
 def _with_tie(row: Row, given: Side, wanted: Side, ours: Ties, theirs: Ties) -> Row:
