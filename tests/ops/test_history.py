@@ -150,7 +150,9 @@ def test_a_parameter_may_come_go_and_change_its_shape(tmp_path, monkeypatch):
         ({"a": ones}, {"a": 2 * ones, "b": ones}, {"b": 2 * ones}, {"a": ones, "b": torch.ones(4)})
     ):
         torch.save(state, f"s{step}.pt")
-    rows = paramctl.run(*[f"s{step}.pt" for step in range(4)]).history().dicts()
+    report = paramctl.run(*[f"s{step}.pt" for step in range(4)]).history()
+    assert report.notes == ("not in every checkpoint: a, b", "of another shape on the way: b")
+    rows = report.dicts()
     told = [
         (row["name"], row["step"], row["update"] and round(row["update"], 6), row["cos_first"], row["cos_last"])
         for row in rows

@@ -21,6 +21,7 @@ __all__ = ["COLUMNS", "Limits", "found", "history", "in_order", "shown"]
 
 By = Literal["tensor", "module"]
 
+_NAMED = 4  # in a note
 _MOST_FILES = 256  # that are open at once, if there are fewer checkpoints
 
 
@@ -78,7 +79,9 @@ def history(
         FileError: the bytes are not there.
         ParamctlError: a column that is none.
     """
-    courses, notes = _courses(chosen(row.checkpoints, patterns, filters), len(row.checkpoints), tell)
+    tensors = chosen(row.checkpoints, patterns, filters)
+    courses, notes = _courses(tensors, len(row.checkpoints), tell)
+    notes = (*notes, *_uneven(tensors))
     if by == "module" or depth is not None:
         courses = _by_module(courses, depth)
     marked = marks(courses, limits)
@@ -112,6 +115,19 @@ def chosen(
     selection = select(whole, patterns, filters)
     names = [param.name for param in selection.chosen]
     return {name: [checkpoint.params.get(name) for checkpoint in checkpoints] for name in names}
+
+
+def _uneven(tensors: Mapping[str, list[Param | None]]) -> list[str]:
+    """What comes, goes, or has another shape on the way, and so has steps without an update."""
+    some = [name for name, params in tensors.items() if None in params]
+    shaped = [name for name, params in tensors.items() if len({param.shape for param in params if param}) > 1]
+    said = {"not in every checkpoint": some, "of another shape on the way": shaped}
+    return [f"{what}: {_some(names)}" for what, names in said.items() if names]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(shortened(name, 60) for name in names[:_NAMED]) + more
 
 
 def _courses(
