@@ -21,7 +21,9 @@ from paramctl.select import Selection
 
 Wanted = _passes.Wanted
 FACTOR = 1000  # between the last layer's gradient and one that vanishes or explodes
+MARKS = ("nan", "frozen", "unused", "zero", "vanishing", "exploding")
 _NAMED = 5  # in a note
+_NOT_FINITE = [at for at, column in enumerate(COLUMNS) if column.key in ("nan", "inf")]
 
 
 class _Norms(NamedTuple):
@@ -76,7 +78,7 @@ def grad(checkpoint: Checkpoint, selection: Selection, wanted: Wanted, *, root: 
         "loss": float(loss.detach()),
         "grad_l2": math.hypot(*(norms[id(g)].grad.l2 for g in chosen.values() if g.whole is not None)),  # type: ignore[union-attr]
         "sum_error": max((split.apart for _, split in summed if split.apart is not None), default=None),
-        **{mark: marks.count(mark) for mark in ("frozen", "unused", "zero", "vanishing", "exploding") if mark in marks},
+        **{mark: marks.count(mark) for mark in MARKS if mark in marks},
     }
     notes = (*ready.notes, *_notes(rows, summed, checkpoint, gradients))
     metadata = ({"seed": seed} if seed else {}) | dict(ready.said)
@@ -173,6 +175,10 @@ def _notes(
         eps = max(torch.finfo(gradient.parameter.dtype).eps for gradient in gradients if len(gradient.uses) > 1)
         apart = "" if error <= math.sqrt(eps) else f", but for {error:.1g} of the largest element"
         notes.append(f"the uses of {_some(sound)} add up to {whose}{apart}")
+    by_name = {row[0]: row for row in rows if row[1] is None}
+    unsound = [name for name, split in summed if any(by_name[name][at] for at in _NOT_FINITE)]
+    if unsound:
+        notes.append(f"not finite, so that no sum of its uses is compared: {_some(unsound)}")
     unused = [row[0] for row in rows if row[-1] == "unused"]
     if unused:
         notes.append(f"unused, as the loss does not depend on {'it' if len(unused) == 1 else 'them'}: {_some(unused)}")
