@@ -380,6 +380,7 @@ class Model:
         save: str = "",
         save_every: int = 0,
         save_optimizer: bool = False,
+        lr: float | None = None,
         seed: int | None = None,
     ) -> Watch:
         """Train, and watch: iterate over what this returns for the steps, each as it is made.
@@ -398,6 +399,7 @@ class Model:
             save: a file for the model at the end; `{step}` in it stands for the step.
             save_every: write one each so many steps, too.
             save_optimizer: write `{"model", "optimizer", "step", "loss"}`, and not the state dict alone.
+            lr: the learning rate, where `optimizer` has none.
             seed: torch's, before the definition is built.
         """
         model = self.with_values(seed)
@@ -406,7 +408,7 @@ class Model:
             model.checkpoint,
             model.unsliced("watch"),
             module.Wanted((*input,), target, loss, weights, strict, mode, "mse"),
-            module.Course(steps, optimizer, every, fresh),
+            module.Course(steps, optimizer, every, fresh, lr),
             saving=module.Saving(save, save_every, save_optimizer),
             root=self.root,
             seed="" if seed is None else str(seed),

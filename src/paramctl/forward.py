@@ -21,6 +21,7 @@ from paramctl.errors import ParamctlError, shortened
 from paramctl.inputs import Layer, sizes_text, taken
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # of one value a channel they make no statistics
+_PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _HINT = "give --input once for each, in that order, or by name as --input {name}=SHAPE"
 
 
@@ -223,13 +224,19 @@ def check_arguments(module: nn.Module, given: Given, name: str) -> None:
     if missing:
         count = len(given.args) + len(given.kwargs)
         were = "no input was" if not count else "one input was" if count == 1 else f"{count} inputs were"
-        raise ParamctlError(f"{said} needs {_and(missing)}, and {were} given", hint=_HINT.format(name=missing[-1]))
-    raise ParamctlError(f"{said} takes {len(names)} at most, and {len(given.args)} were given")
+        by_name = all(one.kind is one.KEYWORD_ONLY for one in parameters if one.name in missing)
+        hint = " ".join(f"--input {name}=SHAPE" for name in missing) if by_name else _HINT.format(name=missing[-1])
+        raise ParamctlError(f"{said} needs {_and(missing)}, and {were} given", hint=hint)
+    positional = [one for one in parameters if one.kind in _PLACES]
+    were = f"{len(given.args)} were" if len(given.args) > 1 else "one was"
+    rest = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    hint = f"by name: --input {rest[0]}=SHAPE" if rest else "" if positional else "leave --input out"
+    takes = f"{len(positional)} at most" if positional else "none"
+    raise ParamctlError(f"{said} takes {takes}, and {were} given", hint=hint)
 
 
 def _missing(parameters: Sequence[inspect.Parameter], given: Given) -> list[str]:
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    filled = [p.name for p in parameters if p.kind in places][: len(given.args)]
+    filled = [p.name for p in parameters if p.kind in _PLACES][: len(given.args)]
     packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in packed]
     return [name for name in needed if name not in {*filled, *given.kwargs}]

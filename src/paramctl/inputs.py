@@ -27,6 +27,7 @@ _FEED = re.compile(
 )
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _LIKE_A_FEED = re.compile(r"[\d\sx×*,;:.\-()\[\]]+|(?:int|bool|float)\b.*")
+_OTHERWISE = re.compile(r"[\[(]?\s*\d+(?:\s*[x×*, ]\s*\d+)*\s*,?\s*[\])]?")
 FORMS = "a shape as 2,4 or 2,4:0-1 or int:2,16:0-999, or a file as x.npy"
 
 
@@ -57,7 +58,9 @@ def parse(text: str, option: str) -> Feed:
     match = _FEED.fullmatch(rest)
     if match is None:
         if not rest or _LIKE_A_FEED.fullmatch(rest):
-            raise ParamctlError(f"{option} {shortened(text)!r}: no shape and no file", hint=FORMS)
+            raise ParamctlError(
+                f"{option} {shortened(text)!r}: no shape and no file", hint=_meant(named, rest) or FORMS
+            )
         return Feed(text, name, rest)
     kind: Any = match["kind"] or "float"
     shape = tuple(map(int, match["shape"].split(",")))
@@ -71,6 +74,12 @@ def parse(text: str, option: str) -> Feed:
             f"{option}: a range goes up, and its ends have 64 bits", pointer=_under(text, match["range"])
         )
     return Feed(text, name, "", kind, shape, low, high)
+
+
+def _meant(named: re.Match[str] | None, rest: str) -> str:
+    """`2,4` for `(2, 4)`, `2x4` and `2 4`; "" where it is not as clear."""
+    sizes = re.findall(r"\d+", rest) if _OTHERWISE.fullmatch(rest) else []
+    return (f"{named[1]}=" if named else "") + ",".join(sizes) if sizes else ""
 
 
 def _is_whole(text: str) -> bool:

@@ -19,6 +19,7 @@ from paramctl.measures import dense, measured, named
 
 Batch = tuple[Given, Tensor | None]  # what goes in, and the target, if it is known before what comes out
 
+USUAL = "sgd(lr=0.1)"
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*(?=\(|$)")
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     name.lower(): found
@@ -39,11 +40,16 @@ class Optimizer(NamedTuple):
         return inspect.signature(self.made.step).parameters["closure"].default is inspect.Parameter.empty
 
 
-def optimizer(text: str, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def optimizer(text: str, parameters: Iterable[nn.Parameter], *, lr: float | None = None) -> Optimizer:
     """The optimizer that `text` describes: `NAME` or `NAME(lr=0.1)`, parsed and never evaluated.
 
+    Args:
+        text: what describes it.
+        parameters: what it moves.
+        lr: the learning rate; None: as `text` has it, or the optimizer's own.
+
     Raises:
-        ParamctlError: none of that name, or torch refuses its arguments.
+        ParamctlError: none of that name, torch refuses its arguments, or `lr` is in both.
     """
     match = _CALL.match(text.strip())
     if match is None:
@@ -55,6 +61,13 @@ def optimizer(text: str, parameters: Iterable[nn.Parameter]) -> Optimizer:
         raise ParamctlError(f"--optimizer {shortened(match[1])}: torch.optim has none of that name", hint=hint)
     takes = [p for p in inspect.signature(OPTIMIZERS[name]).parameters.values() if p.name != "params"]
     arguments = calls.bind(f"--optimizer {name}", takes, calls.arguments(text.strip(), match.end()))
+    if lr is not None:
+        if "lr" in arguments and text != USUAL:
+            raise ParamctlError(
+                f"--lr {lr:g}, and --optimizer {shortened(text)} has lr={arguments['lr']}",
+                hint="give it in one of them",
+            )
+        arguments = {"lr": lr} | arguments | {"lr": lr}
     try:
         made: torch.optim.Optimizer = OPTIMIZERS[name](parameters, **arguments)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -109,7 +110,11 @@ def attribute(module: Any, dotted: str, shown: str, *, error: type[ParamctlError
     """
     for step in dotted.split("."):
         if not hasattr(module, step):
-            public = [name for name in dir(module) if not name.startswith("_")]
+            public = [
+                name
+                for name in dir(module)
+                if not name.startswith("_") and not isinstance(inspect.getattr_static(module, name, None), ModuleType)
+            ]
             close = nearest(step, public)
             raise error(
                 f"{shortened(shown)}: there is no {shortened(step)} in it",

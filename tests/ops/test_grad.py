@@ -354,6 +354,14 @@ def test_uses_that_do_not_add_up_are_told(run, tmp_path):
     assert done.err == "the uses of 0.weight add up to its gradient, but for 0.5 of the largest element\n"
 
 
+def test_uses_that_are_not_finite_are_told(run, tmp_path):
+    """Of a tied gradient with NaN or infinities no sum is compared; it says so, and the totals count it."""
+    torch.save(torch.full((2, 4), torch.inf), tmp_path / "x.pt")
+    done = run("grad", MODELS / "tied.py", "2.weight", "--input", tmp_path / "x.pt", "--seed", 0, "-f", "json")
+    assert (done.rows[0]["mark"], done.json["totals"]["nan"]) == ("nan", 1)
+    assert done.err == "not finite, so that no sum of its uses is compared: 2.weight\n"
+
+
 def test_a_parameter_is_told_under_the_name_that_was_chosen(run):
     """A pattern that names a tied parameter by its second name gives one row of that name, and its uses."""
     rows = run("grad", MODELS / "tied.py", "4.weight", "--seed", 0, "-f", "json").rows
@@ -706,6 +714,14 @@ class Two(nn.Module):
     def forward(self, x, mask):
         return self.lin(x) * mask
 
+class ByName(Two):
+    def forward(self, x, *, mask):
+        return self.lin(x) * mask
+
+class Nothing(Two):
+    def forward(self):
+        return self.lin(torch.ones(4))
+
 class Raises(Two):
     def forward(self, x):
         y = self.lin(x)
@@ -757,14 +773,23 @@ ERRORS = {
     "Two": f"net.py:Two: Two.forward(x, mask) needs x and mask, and no input was given\n\n{NEEDS}",
     "Two --input 2,4": f"net.py:Two: Two.forward(x, mask) needs mask, and one input was given\n\n{NEEDS}",
     "Two --input 2 --input 2 --input 2": "net.py:Two: Two.forward(x, mask) takes 2 at most, and 3 were given",
+    "ByName --input 2,4 --input 2,4": (
+        "net.py:ByName: ByName.forward(x, mask) needs mask, and 2 inputs were given\n\nhint: --input mask=SHAPE"
+    ),
+    "ByName --input 2,4 --input 2,4 --input mask=2": (
+        "net.py:ByName: ByName.forward(x, mask) takes 1 at most, and 2 were given\n\nhint: by name: --input mask=SHAPE"
+    ),
+    "Nothing --input 2,4": (
+        "net.py:Nothing: Nothing.forward() takes none, and one was given\n\nhint: leave --input out"
+    ),
     "Two --input x=2 --input m=2": "net.py:Two: Two.forward(x, mask) has no m\n\nhint: it takes x, mask",
     "Raises": (
-        "net.py:Raises: net.py, line 16: KeyError: 'no such thing'\n\n"
+        "net.py:Raises: net.py, line 24: KeyError: 'no such thing'\n\n"
         "hint: --input 2,4 was taken, as lin (Linear) is the first layer; --input names another"
     ),
-    "Raises --input 2,4": "net.py:Raises: net.py, line 16: KeyError: 'no such thing'",
+    "Raises --input 2,4": "net.py:Raises: net.py, line 24: KeyError: 'no such thing'",
     "Inner --input 2,4": (
-        "net.py:Inner: net.py, line 20: in lin (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied "
+        "net.py:Inner: net.py, line 28: in lin (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied "
         "(1x8 and 4x3)"
         "\n\nhint: lin (Linear) got 8, and takes 4"
     ),
@@ -783,7 +808,7 @@ ERRORS = {
         "forward returned a str, and no tensor of floats\n\n"
         "hint: --loss file.py:function makes a loss of whatever it returns"
     ),
-    "Fails": "net.py:Fails: net.py, line 33: in the backward pass: RuntimeError: not this way",
+    "Fails": "net.py:Fails: net.py, line 41: in the backward pass: RuntimeError: not this way",
     "NoGrad": (
         "the loss depends on no parameter that requires a gradient\n\n"
         "hint: they may all be frozen, or forward may run under torch.no_grad()"
@@ -824,7 +849,11 @@ ERRORS = {
     "none": "net.py:none: it made a NoneType, and not a torch.nn.Module",
     "NUMBER": "net.py:NUMBER: int is no module and makes none",
     "buffers --kind buffer": "running_mean: a buffer, and gradients are of parameters",
-    "buffers --input 2x3": f"--input '2x3': no shape and no file\n\n{SHAPES}",
+    "buffers --input 2x": f"--input '2x': no shape and no file\n\n{SHAPES}",
+    "buffers --input 2x3": "--input '2x3': no shape and no file\n\nhint: 2,3",
+    "buffers --input x=[2,3]": "--input 'x=[2,3]': no shape and no file\n\nhint: x=2,3",
+    "buffers --input no.csv": f"no.csv: no such file\n\n{SHAPES}",
+    "buffers --input empty.pt": "empty.pt: no tensors in it",
     "buffers --input no.npy": "no.npy: no such file",
     "buffers --input int:2,3": "--input int:2,3: integers need a range\n\nhint: int:2,3:0-9",
     "buffers --input 2,3:5-1": "--input: a range goes up, and its ends have 64 bits\n2,3:5-1\n    ^",
@@ -836,10 +865,11 @@ ERRORS = {
     "buffers --target int:2": "--target int:2: integers need a range\n\nhint: int:2:0-9",
     "buffers --target 2,3 --loss sum": "--loss sum takes no target\n\nhint: mse and cross_entropy do",
     "buffers --loss mea": "--loss mea: no such loss\n\nhint: mean?",
+    "buffers --loss net.py:tosch": "net.py: there is no tosch in it",
     "buffers --loss net.py:fail": "net.py: there is no fail in it\n\nhint: fails or Fails?",
     "buffers --loss net.py:NUMBER": "--loss net.py:NUMBER: no function of an output, or of an output and a target",
     "buffers --loss net.py:fails": (
-        "net.py: net.py, line 52: AttributeError: 'Tensor' object has no attribute 'nothing'"
+        "net.py: net.py, line 60: AttributeError: 'Tensor' object has no attribute 'nothing'"
     ),
     "buffers --loss net.py:vector": "--loss net.py:vector: it is 3, and not one number",
     "buffers --input 2,3 --target 2,1": (
@@ -859,6 +889,7 @@ def test_what_cannot_be_run_is_said_in_three_lines(line, run, tmp_path, monkeypa
     """The whole of stderr: the user's own line and the exception, and what to pass."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(DEFINITIONS)
+    torch.save({}, "empty.pt")
     name, *words = line.split()
     done = run("grad", f"net.py:{name}", *words, "--seed", 0)
     assert (done.code, done.out, done.err) == (2, "", f"error: {ERRORS[line]}\n")

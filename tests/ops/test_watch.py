@@ -108,6 +108,22 @@ RUNS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("long", "short"),
+    [
+        ("sgd(lr=0.02)", ["--lr", "0.02"]),
+        ("adam(lr=0.02)", ["--optimizer", "adam", "--lr", "2e-2"]),
+        ("sgd(momentum=0.9, lr=0.02)", ["--optimizer", "sgd(momentum=0.9)", "--lr", "0.02"]),
+    ],
+)
+def test_a_learning_rate_has_an_option_of_its_own(long, short, run):
+    """--lr X gives the very rows of --optimizer 'NAME(lr=X)'."""
+    words = (MODELS / "tied.py", "--steps", 4, "--seed", 3)
+    one, other = run("watch", *words, "--optimizer", long), run("watch", *words, *short)
+    assert (one.code, one.out) == (0, other.out)
+    assert one.out != run("watch", *words).out
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("text", RUNS)
 def test_it_is_the_loop_by_hand_bit_for_bit(text, fresh, run, own, tmp_path):
@@ -350,6 +366,16 @@ def test_a_gradient_that_is_no_number_ends_it_too(run, tmp_path):
     assert done.err == "diverged at step 1 of 9: weight is not finite; a smaller learning rate may do\n"
 
 
+def test_a_loss_that_is_no_number_from_the_start_is_not_the_learning_rates(run, tmp_path):
+    """At the first step nothing was updated yet: what is put in, or the weights, are to blame."""
+    torch.save(torch.full((2, 4), torch.nan), tmp_path / "x.pt")
+    done = run("watch", MODELS / "mlp.py", "--input", tmp_path / "x.pt", "--steps", 9, "--seed", 0)
+    assert done.code == 1
+    assert done.err == (
+        "diverged at step 1 of 9: the loss is nan before any update: see what is put in, and the weights\n"
+    )
+
+
 SGD = "lr=0.001, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False, foreach=None, differentiable=False, fused=None"
 ERRORS = {
     "--optimizer sgdd": "--optimizer sgdd: torch.optim has none of that name\n\nhint: sgd or asgd?",
@@ -365,6 +391,12 @@ ERRORS = {
     "--save-every 3": "--save-every and --save-optimizer go with --save FILE\n\nhint: --save 'ckpt-{step}.pt'",
     "--save -": "--save -: standard output is for the rows\n\nhint: name a file: --save 'ckpt-{step}.pt'",
     "--save no/c.pt": "no/c.pt: cannot be written: there is no folder no",
+    "--save .": ".: a folder, and not a file",
+    "--save c-{steps}.pt": "--save c-{steps}.pt: {steps} stands for nothing\n\nhint: c-{step}.pt",
+    "--save /proc/c.pt": "/proc/c.pt: cannot be written: no such file or directory",
+    "--optimizer adam(lr=1) --lr 0.1": (
+        "--lr 0.1, and --optimizer adam(lr=1) has lr=1\n\nhint: give it in one of them"
+    ),
     "-f tree": "--format tree: steps are no tree\n\nhint: table, jsonl, tsv, json or markdown",
     "--input 2,5": (
         "MODEL: in 0 (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 4x8)"

@@ -41,6 +41,9 @@ def command(
     optimizer: Annotated[
         str, typer.Option("--optimizer", metavar="S", help="Of torch.optim: NAME or NAME(lr=0.1).")
     ] = "sgd(lr=0.1)",
+    lr: Annotated[
+        float | None, typer.Option("--lr", metavar="X", help="Its learning rate, where --optimizer says none.")
+    ] = None,
     every: Annotated[
         int, typer.Option("--every", min=1, metavar="K", help="Tell of each K-th step, the first and the last.")
     ] = 1,
@@ -64,9 +67,9 @@ def command(
     too): its norm after the step, that of its gradient, and that of its change. Exit status 1 if it diverges: a loss,
     a value or a gradient is no finite number.
 
-    Without --target it is drawn: of the output's shape from N(0, 1) for mse, which is the loss unless --loss names
-    another, or a class for each row with cross_entropy. With --seed N the parameters are bit for bit those of
-    torch.manual_seed(N), then the model, the inputs and the target in that order, and a loop of zero_grad, loss,
+    Without --target it is drawn, behind the first output: of its shape from N(0, 1) for mse, which is the loss unless
+    --loss names another, or a class for each row with cross_entropy. With --seed N the parameters are bit for bit those
+    of torch.manual_seed(N), then the model, the inputs and the target in that order, and a loop of zero_grad, loss,
     backward and step. All steps see the same data, unless --fresh draws anew for each.
     """
     output.check()
@@ -76,6 +79,7 @@ def command(
         **running.options,
         steps=steps,
         optimizer=optimizer,
+        lr=lr,
         every=every,
         fresh=fresh,
         save=save,
@@ -104,7 +108,11 @@ def _leave(watched: Watch, steps: int, *, was_interrupted: bool) -> None:
     if step is not None and not step.is_finite:
         bad = [row.name for row in step.rows if row.nonfinite]
         what = f"{shortened(bad[0])} is not finite" if math.isfinite(step.loss) and bad else f"the loss is {step.loss}"
-        say(f"diverged at step {step.number:,} of {steps:,}: {what}; a smaller learning rate may do")
+        was_so = step.number == 1 and not math.isfinite(step.loss)  # its loss is from before any update
+        advice = (
+            " before any update: see what is put in, and the weights" if was_so else "; a smaller learning rate may do"
+        )
+        say(f"diverged at step {step.number:,} of {steps:,}: {what}{advice}")
         raise typer.Exit(Exit.NO)
     if was_interrupted and step is not None and step.number < steps:
         say(f"interrupted after step {step.number:,} of {steps:,}")

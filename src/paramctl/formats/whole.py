@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from paramctl.errors import FileError, ParamctlError
+from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import writeback
 
 STDOUT = "-"
@@ -72,6 +72,22 @@ def replacing(target: str, *, nbytes: int = 0) -> Iterator[IO[bytes]]:
         os.fsync(descriptor)
         beside.replace(path)
     _sync_folder(path.parent)
+
+
+def check(target: str) -> None:
+    """Refuse a place for a file, before there is anything to write: a file without a name is made there, and is gone.
+
+    Raises:
+        FileError: none can be written there.
+    """
+    before = _status(target)
+    if target == STDOUT or (before is not None and not stat.S_ISREG(before.st_mode)):
+        return
+    folder = Path(os.path.realpath(target)).parent
+    if not folder.is_dir():
+        raise FileError(target, f"cannot be written: there is no folder {shortened(str(Path(target).parent))}")
+    with _errors_of(target), tempfile.TemporaryFile(prefix=".paramctl-", dir=folder):
+        pass
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from paramctl import formats, modules, usercode, values
 from paramctl.checkpoint import Checkpoint, Param, at
 from paramctl.errors import FileError, nearest, shortened
+from paramctl.inputs import FORMS
 from paramctl.source import resolve
 
+_FILES = frozenset((".npy", ".npz", ".pt", ".pth", ".bin", ".safetensors"))
 _MANY = 3  # names in a message
 _HINT = "--no-strict takes what fits; paramctl match says what would mend it"
 
@@ -21,12 +24,17 @@ def tensors(file: str) -> dict[str, Tensor]:
     """The tensors of a file, by their names.
 
     Raises:
-        FileError: it cannot be read, or is a definition.
+        FileError: it cannot be read, holds none, or is a definition.
     """
+    if not Path(file).expanduser().exists() and file != "-":
+        raise FileError(file, "no such file", hint="" if Path(file).suffix in _FILES else FORMS)
     source = resolve(file)
     if source.kind == "definition":
         raise FileError(file, "a definition, where a file of tensors is wanted", hint="x.npy, x.pt or x.safetensors")
-    return {name: _tensor(param) for name, param in formats.read(source).params.items()}
+    found = {name: _tensor(param) for name, param in formats.read(source).params.items()}
+    if not found:
+        raise FileError(file, "no tensors in it")
+    return found
 
 
 def _tensor(param: Param) -> Tensor:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from paramctl import sharing, training
 from paramctl.checkpoint import Checkpoint
-from paramctl.errors import FileError, ParamctlError, SelectError, shortened
+from paramctl.errors import ParamctlError, SelectError, shortened
 from paramctl.formats import python_model, whole
 from paramctl.measures import named
 from paramctl.ops import _passes
@@ -44,7 +44,8 @@ SUMMARY = (
     Column("tied_with", "names"),
 )
 Wanted = _passes.Wanted
-OPTIMIZER = "sgd(lr=0.1)"
+OPTIMIZER = training.USUAL
+_BRACES = re.compile(r"\{\w*\}")
 _NEEDED = {"updates": 90, "gradients": 70}  # columns of a screen
 _KEPT = 16  # steps of which a summary shows gradients and updates
 _FINE = 1000  # heights of a bar
@@ -58,6 +59,7 @@ class Course(NamedTuple):
     optimizer: str = OPTIMIZER
     every: int = 1
     fresh: bool = False
+    lr: float | None = None  # in the place of the optimizer's own
 
 
 class Saving(NamedTuple):
@@ -244,7 +246,7 @@ def watch(
     if not chosen:
         kind = selection.chosen[0].kind
         raise SelectError(f"{shortened(selection.chosen[0].name)}: a {kind}, and what is trained are parameters")
-    optimizer: Optimizer = training.optimizer(course.optimizer, ready.model.module.parameters())
+    optimizer: Optimizer = training.optimizer(course.optimizer, ready.model.module.parameters(), lr=course.lr)
     first = [_passes.given(ready)]  # refused before anything is trained, if forward does not take it
 
     def draw() -> training.Batch:
@@ -259,9 +261,12 @@ def _check(saving: Saving) -> None:
         raise ParamctlError("--save-every and --save-optimizer go with --save FILE", hint="--save 'ckpt-{step}.pt'")
     if saving.target == whole.STDOUT:
         raise ParamctlError("--save -: standard output is for the rows", hint="name a file: --save 'ckpt-{step}.pt'")
-    folder = Path(saving.target.replace("{step}", "0")).parent
-    if saving.target and not folder.is_dir():
-        raise FileError(saving.target, f"cannot be written: there is no folder {shortened(str(folder))}")
+    other = next((word for word in _BRACES.findall(saving.target) if word != "{step}"), "")
+    if other:
+        ours = shortened(saving.target.replace(other, "{step}"))
+        raise ParamctlError(f"--save {shortened(saving.target)}: {shortened(other)} stands for nothing", hint=ours)
+    if saving.target:
+        whole.check(saving.target.replace("{step}", "0"))
 
 
 def _ties(plan: Plan) -> list[tuple[str, ...]]:
