@@ -20,7 +20,7 @@ from paramctl.correspondence.words import contradict, likeness
 Detector = Callable[[State], Iterator[Proposal]]
 
 _TRIED = 4  # of what was voted for, those that are held against all names
-_HALF = 0.5
+_HALF, _QUARTER = 0.5, 0.25
 _SEVERAL = 4
 _MOST_ALONE = 20_000  # names that are looked at one by one
 _MOST_SEARCHED = 3_000_000  # names, one regular expression after another
@@ -162,7 +162,8 @@ def renumbered(state: State) -> Iterator[Proposal]:
         stem = f"{path}." if path else ""
         pairs = [(f"{stem}{number}", f"{stem}{number + by}") for number in order]
         counted = f"{path or 'the top'} counts from {min(numbers)}, the model's from {min(others)}"
-        yield Proposal("offset", tuple(rules.Head(old, new).rule() for old, new in pairs), changes, counted)
+        told = tuple(rules.Head(old, new).rule() for old, new in pairs)
+        yield Proposal("offset", told, changes, counted, needs=_QUARTER)  # its other words may come after
 
 
 def _is_in_list(name: str, path: str, depth: int) -> bool:
