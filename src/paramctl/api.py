@@ -223,6 +223,26 @@ class Model:
         made = ops.stats.stats(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
         return _report(made)
 
+    def stats_by_row(
+        self,
+        *,
+        columns: Sequence[str] = (),
+        quantiles: Sequence[float] = (),
+        bins: int = 0,
+        threshold: float = 0.0,
+        sample: bool = False,
+        spectral: bool = False,
+        by: Literal["tensor", "module"] = "tensor",
+        depth: int | None = None,
+        tell: Callable[[int], None] | None = None,
+    ) -> Iterator[Report]:
+        """As `stats`, a report for each row as soon as it is known; the last has no row, but totals and notes."""
+        model = self.with_values()
+        more = (*columns, *(ops.stats.SPECTRAL if spectral else ()))
+        wanted = ops.stats.Wanted(more, tuple(quantiles), bins, threshold, sample)
+        made = ops.stats.each(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
+        return map(_report, made)
+
     def init(
         self,
         *,

@@ -154,18 +154,46 @@ def test_torch_is_not_imported(folder):
     assert done.stderr == "False\n"
 
 
-def test_interrupted_it_stops_at_once(folder):
-    """Ctrl-C in the middle of a hundred gigabytes: status 130, and not a word."""
+@pytest.fixture
+def endless(folder):
+    """A file of a hundred gigabytes, which takes minutes: a small tensor, and a large one."""
     with Path("sparse.safetensors").open("wb") as file:
-        header = b'{"w":{"dtype":"F32","shape":[26843545600],"data_offsets":[0,107374182400]}}'
+        header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+        header += b'"b":{"dtype":"F32","shape":[26843545600],"data_offsets":[8,107374182408]}}'
         file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + (100 << 30))
+        file.truncate(16 + len(header) + (100 << 30))
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [("", 1), ("", 2), ("-f jsonl --head 9", 1), ("-f names --where 'zeros > 1'", 1), ("-f json", 0)],
+)
+def test_piped_into_head_it_stops_at_once(endless, options, lines):
+    """A row is printed when it is known; where nobody reads on, the rest is not computed: status 141, and no word."""
+    command = (
+        f"{sys.executable} -m paramctl stats sparse.safetensors {options} | head -n {lines}; exit ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert len(done.stdout.splitlines()) == lines
+
+
+def test_the_first_rows_are_enough_for_themselves(endless, run):
+    """What --head leaves out is not read, unless the rows are to be sorted."""
+    done = run("stats", "sparse.safetensors", "--head", "1", "--columns", "name,zeros", "-f", "tsv")
+    assert (done.code, done.out) == (0, "name\tzeros\na\t2\n")
+
+
+def test_interrupted_it_stops_at_once(endless):
+    """Ctrl-C in the middle of a hundred gigabytes: status 130, and not a word."""
     running = subprocess.Popen(
         [sys.executable, "-m", "paramctl", "stats", "sparse.safetensors"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - one call
     )  # fmt: skip
     with running:
+        assert running.stdout
+        assert [running.stdout.readline()[:2] for _ in range(2)] == [b"na", b"a\t"]
         deadline = time.monotonic() + 60
         while not has_open(running.pid, "sparse.safetensors") and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -16,7 +16,7 @@ def carry_out(conversion: Conversion, target: str, options: Options, output: Out
     if not target:
         output.show(conversion.rehearse(options))
         return
-    with Progress(conversion.nbytes * (2 if options.verifies else 1)) as progress:
+    with Progress(conversion.nbytes * (2 if options.verifies else 1), is_for_reader=False) as progress:
         report = conversion.write(target, options, in_place=in_place, tell=progress.tell)
     if target != "-":
         output.show(report)

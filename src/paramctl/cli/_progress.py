@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import sys
 import time
 from typing import Self
@@ -19,14 +20,21 @@ _BEFORE, _BETWEEN = 0.5, 0.1  # seconds before the first line, and until the nex
 
 
 class Progress:
-    """Of so many bytes, or of nobody knows how many, those that were told; or, said in words of one's own."""
+    """Of so many bytes, or of nobody knows how many, those that were told; or, said in words of one's own.
 
-    def __init__(self, nbytes: int = 0) -> None:
+    Args:
+        nbytes: of all.
+        is_for_reader: whether the command is for what it prints alone: it ends when nobody reads that any more, and
+            not only when it has something to print.
+    """
+
+    def __init__(self, nbytes: int = 0, *, is_for_reader: bool = True) -> None:
         self.nbytes = nbytes
         self.name = ""  # of what is being read
         self._told = 0
         self._due = time.monotonic() + _BEFORE if sys.stderr.isatty() else math.inf
         self._is_said = False
+        self._looks = 0.0 if is_for_reader else math.inf  # when next
 
     def __enter__(self) -> Self:
         return self
@@ -36,9 +44,17 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def tell(self, nbytes: int) -> None:
-        """That so many bytes more were read."""
+        """That so many bytes more were read.
+
+        Raises:
+            BrokenPipeError: nobody reads what is printed.
+        """
         self._told += nbytes
-        if time.monotonic() < self._due:
+        now = time.monotonic()
+        if now >= self._looks:
+            self._looks = now + _BETWEEN
+            _hold_against_closed()
+        if now < self._due:
             return
         if not self.nbytes:
             self._print(f"{bytes_text(self._told)} read")
@@ -63,6 +79,13 @@ class Progress:
         name = shortened(self.name, room) if room > 8 else ""
         line = f"{words}  {name}" if name and cells(name) <= room else words
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _hold_against_closed() -> None:
+    output = select.poll()
+    output.register(1, 0)
+    if any(event & select.POLLERR for _, event in output.poll(0)):
+        raise BrokenPipeError
 
 
 def _width() -> int:

@@ -8,6 +8,7 @@ import typer
 
 from paramctl.cli._options import Model, Output, Rows, one_of
 from paramctl.cli._progress import Progress
+from paramctl.cli._streaming import show_by_row
 from paramctl.errors import ParamctlError, shortened
 from paramctl.ops._stats_columns import BY, COLUMNS, MORE, SPECTRAL, Wanted, columns
 
@@ -62,7 +63,7 @@ def command(
     rows.check((*columns(wanted, kind), *(more for key, more in MORE.items() if key not in wanted.columns)))
     opened = model.open(values=True, seed=seed)
     with Progress(opened.nbytes) as progress:
-        report = opened.stats(
+        made = opened.stats_by_row(
             columns=wanted.columns,
             quantiles=wanted.quantiles,
             bins=wanted.bins,
@@ -72,7 +73,7 @@ def command(
             depth=depth,
             tell=progress.tell,
         )
-    output.show(rows.adding(COLUMNS).arranged(report, names=output.is_names))
+        show_by_row(made, output, rows.adding(COLUMNS))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ import typer
 from paramctl import ops, render
 from paramctl.cli._options import Model, Output, say
 from paramctl.cli._running import Running
+from paramctl.cli._streaming import Stream
 from paramctl.errors import Exit, ParamctlError, shortened
 from paramctl.render import live
 from paramctl.render.table import draw as table
@@ -157,25 +158,22 @@ def _shown(output: Output) -> _Show:
     if style in ("tree", "sarif"):
         raise ParamctlError(f"--format {style}: steps are no {style}", hint="table, jsonl, tsv, json or markdown")
     if style in ("jsonl", "tsv"):
-        return _Stream(output, style)
+        return _Lines(output, style)
     return _Picture(output) if style == "table" else _Whole(output, style)
 
 
-class _Stream:
+class _Lines:
     """Rows as they are made, and seen at once by who reads them."""
 
     def __init__(self, output: Output, style: str) -> None:
-        self._output, self._style = output, style
-        self._screen = output.screen()
+        self._stream = Stream(output, style)
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def take(self, step: Step, watched: Watch) -> None:
-        if step.rows:
-            self._output.print(watched.report([step]), self._style, self._screen)
-            self._screen = self._screen._replace(header=False)
+        self._stream.take(watched.report([step]))
 
     def end(self, watched: Watch) -> None: ...
 

@@ -33,14 +33,14 @@ def first_other(pairs: Iterable[Pair], pourer: Pourer) -> str | None:
     others: list[str] = []
 
     def compare(source: Window) -> None:
-        with Window() as again:
+        with Window() as again, Window(source.tell) as alone:
             while not others:
                 try:
                     name, blob, param = left.popleft()
                 except IndexError:
                     return
                 crc = pourer.poured(blob)
-                if not (_is_written(blob, param, source, again) if crc is None else _has(crc, param, again)):
+                if not (_is_written(blob, param, source, again) if crc is None else _has(crc, param, alone)):
                     others.append(name)
 
     with Window(pourer.window.tell) as second, ThreadPoolExecutor(1) as pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from paramctl import sharing
@@ -33,7 +33,7 @@ from paramctl.values.stream import distinct
 from paramctl.values.summarize import chosen, summarize
 from paramctl.values.summary import Summary, merged
 
-__all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "stats"]
+__all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "each", "stats"]
 
 Found = TypeVar("Found")
 
@@ -58,6 +58,23 @@ def stats(
 ) -> Report:
     """A row for each chosen tensor, or for each module: statistics of its finite elements.
 
+    The same as `each`, in one.
+    """
+    *several, last = each(checkpoint, selection, wanted, by=by, depth=depth, tell=tell)
+    return last._replace(rows=tuple(row for one in several for row in one.rows))
+
+
+def each(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    wanted: Wanted = Wanted(),  # noqa: B008 - a constant
+    *,
+    by: By = "tensor",
+    depth: int | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> Iterator[Report]:
+    """A report of one row after another, as soon as its tensors are read; the last has no row, but totals and notes.
+
     Args:
         checkpoint: what the tensors are of.
         selection: of it.
@@ -73,15 +90,15 @@ def stats(
     by = "module" if depth is not None else by
     check(wanted, by)
     groups = _modules(selection.chosen, depth) if by == "module" else [_Group(p.name, (p,)) for p in selection.chosen]
+    empty = Report(columns(wanted, by), (), source=checkpoint.source.name, format=checkpoint.format)
     with Window(tell) as window:
         reckoner = _Reckoner(window, wanted, by)
-        rows = tuple(reckoner.row(group) for group in groups)
+        for group in groups:
+            yield empty._replace(rows=(reckoner.row(group),))
         whole = reckoner.whole(_once(selection.chosen))
     totals = sharing.totals(checkpoint, selection.chosen)
     totals |= {key: _summarized(whole, key, wanted) for key in _MERGED}
-    return Report(
-        columns(wanted, by), rows, totals, checkpoint.source.name, checkpoint.format, notes=few(reckoner.notes)
-    )
+    yield empty._replace(totals=totals, notes=few(reckoner.notes))
 
 
 def _modules(params: Iterable[Param], depth: int | None) -> list[_Group]:
