@@ -111,6 +111,7 @@ def may_run_again(runs: Sequence[Run]) -> bool:
 
 
 def run(candidate: Candidate) -> Run:
+    os.sync()  # what the one before has left for the disk is not paid for by this one
     with scratch_file() as errors:
         start = time.perf_counter()
         status, usage = wait(candidate, errors.fileno())
