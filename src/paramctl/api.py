@@ -18,7 +18,7 @@ from paramctl.checkpoint import at as rooted
 from paramctl.errors import ParamctlError, SelectError, nearest, shortened
 from paramctl.formats import targets
 from paramctl.outline import merged
-from paramctl.report import Report
+from paramctl.report import Report, joined
 from paramctl.select import Filters, Selection, narrowed
 from paramctl.select import select as choose
 from paramctl.sharing import totals
@@ -217,11 +217,19 @@ class Model:
             depth: a row for each branch at most so many steps below the root.
             tell: told the bytes that are read, as they are.
         """
-        model = self.with_values()
-        more = (*columns, *(ops.stats.SPECTRAL if spectral else ()))
-        wanted = ops.stats.Wanted(more, tuple(quantiles), bins, threshold, sample)
-        made = ops.stats.stats(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
-        return _report(made)
+        return joined(
+            self.stats_by_row(
+                columns=columns,
+                quantiles=quantiles,
+                bins=bins,
+                threshold=threshold,
+                sample=sample,
+                spectral=spectral,
+                by=by,
+                depth=depth,
+                tell=tell,
+            )
+        )
 
     def stats_by_row(
         self,
@@ -240,7 +248,7 @@ class Model:
         model = self.with_values()
         more = (*columns, *(ops.stats.SPECTRAL if spectral else ()))
         wanted = ops.stats.Wanted(more, tuple(quantiles), bins, threshold, sample)
-        made = ops.stats.each(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
+        made = ops.stats.stats(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
         return map(_report, made)
 
     def init(

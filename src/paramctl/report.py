@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -61,6 +61,12 @@ class Report(NamedTuple):
         """The rows as mappings."""
         keys = [column.key for column in self.columns]
         return [dict(zip(keys, row, strict=True)) for row in self.rows]
+
+
+def joined(reports: Iterable[Report]) -> Report:
+    """One of several of the same columns: all rows, and what the last of them says beside its own."""
+    *several, last = reports
+    return last._replace(rows=tuple(row for one in (*several, last) for row in one.rows))
 
 
 def few(notes: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from paramctl.cli._options import Output, Rows
-from paramctl.report import Report
+from paramctl.report import Report, joined
 
 _STYLES = ("tsv", "jsonl", "names")  # in which a row is a line, whatever the others are
 _SECONDS = 0.1  # for which rows are gathered, as each printing has its price
@@ -62,9 +62,7 @@ def show_by_row(reports: Iterator[Report], output: Output, rows: Rows) -> None:
     """
     style = output.format or ("names" if output.null else "tsv")
     if sys.stdout.isatty() or style not in _STYLES or rows.sort:
-        *several, last = reports
-        whole = last._replace(rows=tuple(row for one in (*several, last) for row in one.rows))
-        output.show(rows.arranged(whole, names=output.is_names))
+        output.show(rows.arranged(joined(reports), names=output.is_names))
         return
     stream = Stream(output, style, rows, seconds=_SECONDS)
     for report in reports:

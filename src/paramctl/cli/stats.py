@@ -49,7 +49,8 @@ def command(
     """Statistics of the values: mean, std, min, max, norm, zeros, NaN and Inf.
 
     They are of the finite elements; NaN and infinities are counted beside them. A complex element counts by its
-    magnitude. Of names of the very same elements each has its row, and a module and the totals count them once.
+    magnitude. Of names of the very same elements each has its row, and a module and the totals count them once. In a
+    pipe a row is printed as soon as it is known.
 
     More columns, for --columns, --where and --sort: l1, rms, absmax, skew, kurtosis, sparsity (the share of elements
     up to --threshold), first_nan, first_inf, zero_rows and zero_cols (unused rows of an embedding, dead output and

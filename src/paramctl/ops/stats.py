@@ -33,7 +33,7 @@ from paramctl.values.stream import distinct
 from paramctl.values.summarize import chosen, summarize
 from paramctl.values.summary import Summary, merged
 
-__all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "each", "stats"]
+__all__ = ["COLUMNS", "MORE", "SPECTRAL", "Wanted", "stats"]
 
 Found = TypeVar("Found")
 
@@ -55,25 +55,10 @@ def stats(
     by: By = "tensor",
     depth: int | None = None,
     tell: Callable[[int], None] | None = None,
-) -> Report:
+) -> Iterator[Report]:
     """A row for each chosen tensor, or for each module: statistics of its finite elements.
 
-    The same as `each`, in one.
-    """
-    *several, last = each(checkpoint, selection, wanted, by=by, depth=depth, tell=tell)
-    return last._replace(rows=tuple(row for one in several for row in one.rows))
-
-
-def each(
-    checkpoint: Checkpoint,
-    selection: Selection,
-    wanted: Wanted = Wanted(),  # noqa: B008 - a constant
-    *,
-    by: By = "tensor",
-    depth: int | None = None,
-    tell: Callable[[int], None] | None = None,
-) -> Iterator[Report]:
-    """A report of one row after another, as soon as its tensors are read; the last has no row, but totals and notes.
+    Each is a report of its own, as soon as its tensors are read; the last report has no row, but totals and notes.
 
     Args:
         checkpoint: what the tensors are of.
