@@ -594,8 +594,8 @@ def test_custom_from_a_package():
         ),
         ("wrong_shape", "FILE:wrong_shape returned a tensor of the shape [9], the tensor's is [2, 2]"),
         ("wrong_type", "FILE:wrong_type returned int, not a tensor\n\nhint: change the tensor in place"),
-        ("fails", "FILE: my init (2).py, line 35: ValueError: no luck"),
-        ("leaves", "FILE: my init (2).py, line 36: SystemExit: 3"),
+        ("fails", 'FILE: my init (2).py, line 35, `raise ValueError("no\\\\nluck")`: ValueError: no luck'),
+        ("leaves", "FILE: my init (2).py, line 36, `def leaves(t): raise SystemExit(3)`: SystemExit: 3"),
     ],
 )
 def test_what_a_custom_error_says(custom, call, message):
@@ -608,11 +608,14 @@ def test_what_a_custom_error_says(custom, call, message):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("def f(t:\n", "FILE: bad.py, line 1: SyntaxError: '(' was never closed"),
-        ("\nimport no_such_library\n", "FILE: bad.py, line 2: ModuleNotFoundError: No module named 'no_such_library'"),
-        ("1 / 0\n", "FILE: bad.py, line 1: ZeroDivisionError: division by zero"),
-        ("assert False\n", "FILE: bad.py, line 1: AssertionError"),
-        ("raise SystemExit\n", "FILE: bad.py, line 1: SystemExit"),
+        ("def f(t:\n", "FILE: bad.py, line 1, `def f(t:`: SyntaxError: '(' was never closed"),
+        (
+            "\nimport no_such_library\n",
+            "FILE: bad.py, line 2, `import no_such_library`: ModuleNotFoundError: No module named 'no_such_library'",
+        ),
+        ("1 / 0\n", "FILE: bad.py, line 1, `1 / 0`: ZeroDivisionError: division by zero"),
+        ("assert False\n", "FILE: bad.py, line 1, `assert False`: AssertionError"),
+        ("raise SystemExit\n", "FILE: bad.py, line 1, `raise SystemExit`: SystemExit"),
     ],
 )
 def test_a_custom_file_that_does_not_load(tmp_path, source, message):

@@ -18,6 +18,7 @@ from paramctl.errors import ParamctlError, nearest, shortened
 
 OWN_NAME = "paramctl_user_"  # and then that of the file
 _OWN = str(Path(__file__).parent) + os.sep
+_LINE = 60  # characters of a line of code
 _INSTALLED = f"{sys.base_prefix}{os.sep}lib"
 
 
@@ -58,10 +59,16 @@ def running(
 
 
 def _where(error: BaseException) -> str:
+    """The last line of the user's own: its file, number and text."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{shortened(Path(error.filename).name)}, line {error.lineno}: "
+        return _line(error.filename, error.lineno, error.text)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
-    return f"{shortened(Path(frames[-1].filename).name)}, line {frames[-1].lineno}: " if frames else ""
+    return _line(frames[-1].filename, frames[-1].lineno, frames[-1].line) if frames else ""
+
+
+def _line(file: str, number: int | None, text: str | None) -> str:
+    said = f"{shortened(Path(file).name)}, line {number}"
+    return f"{said}, `{shortened(text.strip(), _LINE)}`: " if text and text.strip() else f"{said}: "
 
 
 def _is_users(filename: str) -> bool:

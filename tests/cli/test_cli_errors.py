@@ -248,7 +248,7 @@ def test_code_of_a_definition_that_raises_is_named_with_its_line(here, run):
     """The error says the user's own file and line, and what was raised; no traceback."""
     done = run("ls", "raises.py")
     assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("raises.py, line 1: ValueError: no weights here\n")
+    assert done.err.endswith('raises.py, line 1, `raise ValueError("no weights here")`: ValueError: no weights here\n')
     assert done.err.count("\n") == 1
 
 
@@ -257,7 +257,9 @@ def test_a_library_that_a_definition_lacks_is_the_definitions_error(here, run, t
     (tmp_path / "needs.py").write_text("import no_such_library\n")
     done = run("ls", tmp_path / "needs.py")
     assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("needs.py, line 1: ModuleNotFoundError: No module named 'no_such_library'\n")
+    assert done.err.endswith(
+        "needs.py, line 1, `import no_such_library`: ModuleNotFoundError: No module named 'no_such_library'\n"
+    )
     assert len(done.err.splitlines()) <= 3
 
 

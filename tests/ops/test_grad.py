@@ -784,12 +784,16 @@ ERRORS = {
     ),
     "Two --input x=2 --input m=2": "net.py:Two: Two.forward(x, mask) has no m\n\nhint: it takes x, mask",
     "Raises": (
-        "net.py:Raises: net.py, line 24: KeyError: 'no such thing'\n\n"
+        'net.py:Raises: net.py, line 24, `raise KeyError("no such thing")`: '
+        "KeyError: 'no such thing'\n\n"
         "hint: --input 2,4 was taken, as lin (Linear) is the first layer; --input names another"
     ),
-    "Raises --input 2,4": "net.py:Raises: net.py, line 24: KeyError: 'no such thing'",
+    "Raises --input 2,4": (
+        'net.py:Raises: net.py, line 24, `raise KeyError("no such thing")`: '
+        "KeyError: 'no such thing'"
+    ),
     "Inner --input 2,4": (
-        "net.py:Inner: net.py, line 28: in lin (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied "
+        "net.py:Inner: net.py, line 28, `return self.lin(x.flatten())`: in lin (Linear): RuntimeError: mat1 and mat2 shapes cannot be multiplied "
         "(1x8 and 4x3)"
         "\n\nhint: lin (Linear) got 8, and takes 4"
     ),
@@ -808,7 +812,7 @@ ERRORS = {
         "forward returned a str, and no tensor of floats\n\n"
         "hint: --loss file.py:function makes a loss of whatever it returns"
     ),
-    "Fails": "net.py:Fails: net.py, line 41: in the backward pass: RuntimeError: not this way",
+    "Fails": 'net.py:Fails: net.py, line 41, `raise RuntimeError("not this way")`: in the backward pass: RuntimeError: not this way',
     "NoGrad": (
         "the loss depends on no parameter that requires a gradient\n\n"
         "hint: they may all be frozen, or forward may run under torch.no_grad()"
@@ -869,7 +873,7 @@ ERRORS = {
     "buffers --loss net.py:fail": "net.py: there is no fail in it\n\nhint: fails or Fails?",
     "buffers --loss net.py:NUMBER": "--loss net.py:NUMBER: no function of an output, or of an output and a target",
     "buffers --loss net.py:fails": (
-        "net.py: net.py, line 60: AttributeError: 'Tensor' object has no attribute 'nothing'"
+        "net.py: net.py, line 60, `def fails(output): return output.nothing`: AttributeError: 'Tensor' object has no attribute 'nothing'"
     ),
     "buffers --loss net.py:vector": "--loss net.py:vector: it is 3, and not one number",
     "buffers --input 2,3 --target 2,1": (

@@ -456,7 +456,7 @@ ERRORS = [
     (["--scheme", "OWN:linear", "--model", "models/mlp.py"], "0.weight is [8, 4, 3], and [8, 4] in models/mlp.py\n\nhint: a definition's arguments: net.py:net, --arg"),
     (["--scheme", "OWN:linear", "--model", "models/gpt.py"], "0.weight is not in models/gpt.py\n\nhint: --model defines another model than this file holds; --at may name the part of it"),
     (["--scheme", "OWN:grows", "--model", "NET"], "3.weight: OWN:grows took it away, or changed its shape"),
-    (["--scheme", "OWN:fails"], "OWN: own.py, line 19: ValueError: no luck"),
+    (["--scheme", "OWN:fails"], 'OWN: own.py, line 19, `raise ValueError("no luck")`: ValueError: no luck'),
     (["--scheme", "OWN:halfs"], "OWN: there is no halfs in it\n\nhint: halves?"),
     (["--scheme", "nowhere.py:f"], "nowhere.py: no such file"),
     (["--scheme", "zeros", "--seed", str(2**64)], f"--seed {2**64}: torch's seeds have 64 bits"),

@@ -283,7 +283,8 @@ def test_own_code_that_raises_is_told_and_names_are_compared_without_it(own, run
     result = run("match", "old.pt", "own.py", "--arg", "cls=Raising", "-f", "json")
     assert result.code == 1
     line = 1 + OWN.splitlines().index('        raise KeyError("nothing for me")')
-    said = f"the model's own way to load could not be asked: own.py: own.py, line {line}: KeyError: 'nothing for me'"
+    where = f'own.py, line {line}, `raise KeyError("nothing for me")`'
+    said = f"the model's own way to load could not be asked: own.py: {where}: KeyError: 'nothing for me'"
     assert result.err.splitlines()[0] == said
     assert {row["name"] for row in result.rows if row["status"] == "missing"} >= {"old.scale"}
 

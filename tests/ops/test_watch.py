@@ -430,7 +430,8 @@ def test_an_error_at_a_later_step_keeps_what_was_told(run, tmp_path):
     done = run("watch", tmp_path / "net.py", "--input", "2,3", "--steps", 9, "--seed", 0)
     assert done.code == 2
     assert [json.loads(line)["step"] for line in done.out.splitlines()] == [1, 1, 2, 2]
-    assert done.err == f"error: {tmp_path / 'net.py'}: net.py, line 8: AssertionError: enough\n"
+    where = "net.py, line 8, `assert self.calls < 3, 'enough'`"
+    assert done.err == f"error: {tmp_path / 'net.py'}: {where}: AssertionError: enough\n"
     table = run("watch", tmp_path / "net.py", "--input", "2,3", "--steps", 9, "--seed", 0, "-f", "table")
     assert (table.code, table.out.splitlines()[0], table.err) == (2, "step 2 of 9  mse  sgd(lr=0.1)", done.err)
 

@@ -54,7 +54,8 @@ def test_a_function_that_fails_in_the_middle(run, model, tmp_path):
     with untouched(model):
         result = run("init", model, "--scheme", f"{tmp_path}/own.py:late", "--in-place")
     assert (result.code, result.out) == (2, "")
-    assert result.err == f"error: {tmp_path}/own.py: own.py, line 5: AssertionError: late\n"
+    where = "own.py, line 5, `assert len(calls) < 2, 'late'`"
+    assert result.err == f"error: {tmp_path}/own.py: {where}: AssertionError: late\n"
 
 
 @pytest.mark.parametrize("source", ["file", "definition"])
