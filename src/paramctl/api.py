@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from paramctl.ops._stats_columns import Wanted
     from paramctl.ops.convert import Conversion
     from paramctl.ops.edit import Edit
     from paramctl.ops.watch import Watch
@@ -217,37 +218,20 @@ class Model:
             depth: a row for each branch at most so many steps below the root.
             tell: told the bytes that are read, as they are.
         """
-        return joined(
-            self.stats_by_row(
-                columns=columns,
-                quantiles=quantiles,
-                bins=bins,
-                threshold=threshold,
-                sample=sample,
-                spectral=spectral,
-                by=by,
-                depth=depth,
-                tell=tell,
-            )
-        )
+        more = (*columns, *(ops.stats.SPECTRAL if spectral else ()))
+        wanted = ops.stats.Wanted(more, tuple(quantiles), bins, threshold, sample)
+        return joined(self.stats_by_row(wanted, by=by, depth=depth, tell=tell))
 
     def stats_by_row(
         self,
+        wanted: Wanted,
         *,
-        columns: Sequence[str] = (),
-        quantiles: Sequence[float] = (),
-        bins: int = 0,
-        threshold: float = 0.0,
-        sample: bool = False,
-        spectral: bool = False,
         by: Literal["tensor", "module"] = "tensor",
         depth: int | None = None,
         tell: Callable[[int], None] | None = None,
     ) -> Iterator[Report]:
         """As `stats`, a report for each row as soon as it is known; the last has no row, but totals and notes."""
         model = self.with_values()
-        more = (*columns, *(ops.stats.SPECTRAL if spectral else ()))
-        wanted = ops.stats.Wanted(more, tuple(quantiles), bins, threshold, sample)
         made = ops.stats.stats(model.checkpoint, model.unsliced("stats"), wanted, by=by, depth=depth, tell=tell)
         return map(_report, made)
 

@@ -27,6 +27,8 @@ _Word = TypeVar("_Word", bound=str)
 
 At = Annotated[str, typer.Option("--at", metavar="PATH", help="Root the view there, in a nested checkpoint.")]
 Arg = Annotated[Texts, typer.Option("--arg", metavar="NAME=VALUE", help="An argument for a definition's callable.")]
+By = Annotated[str, typer.Option("--by", metavar="WHAT", help="A row for each tensor, or for each module.")]
+Depth = Annotated[int | None, typer.Option("--depth", min=0, metavar="N", help="A row for each branch, N levels deep.")]
 MODEL_HELP = "a file, a definition (net.py, net.py:build, package.module:name), or - for standard input"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paramctl import api, renaming
-from paramctl.cli._options import Output, Rows, Texts, one_of
+from paramctl.cli._options import By, Depth, Output, Rows, Texts, one_of
 from paramctl.cli._pair import Pair, nbytes
 from paramctl.cli._progress import Progress
 from paramctl.errors import Exit
@@ -50,10 +50,8 @@ def command(
         bool, typer.Option("--exact-names", help="Match no names without their prefixes, as module. and model.")
     ] = False,
     rank: Annotated[bool, typer.Option("--rank", help="The numerical rank of each change: was it a LoRA?")] = False,
-    by: Annotated[str, typer.Option("--by", metavar="WHAT", help="A row for each tensor, or for each module.")] = "",
-    depth: Annotated[
-        int | None, typer.Option("--depth", min=0, metavar="N", help="A row for each branch, N levels deep.")
-    ] = None,
+    by: By = "",
+    depth: Depth = None,
     stat: Annotated[bool, typer.Option("--stat", help="Bars of each module's relative change.")] = False,
     show_same: Annotated[bool, typer.Option("--all", help="On a terminal, what is the same too.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Build definitions with values.")] = None,

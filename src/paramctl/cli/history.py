@@ -8,7 +8,7 @@ import typer
 
 from paramctl import api
 from paramctl.cli import _complete as complete
-from paramctl.cli._options import At, Output, Rows, Texts, one_of
+from paramctl.cli._options import At, By, Depth, Output, Rows, Texts, one_of
 from paramctl.cli._progress import Progress
 from paramctl.ops._history_shown import COLUMNS
 from paramctl.ops._stats_columns import BY
@@ -36,12 +36,8 @@ def command(
     layer: Annotated[Texts, typer.Option("--layer", "-l", metavar="PATH", help="Only of that module.")] = None,
     dtype: Annotated[Texts, typer.Option("--dtype", metavar="DTYPE", help="Only of that dtype.")] = None,
     at: At = "",
-    by: Annotated[
-        str, typer.Option("--by", metavar="WHAT", help="A row for each tensor, or for each module.")
-    ] = "tensor",
-    depth: Annotated[
-        int | None, typer.Option("--depth", min=0, metavar="N", help="A row for each branch, N levels deep.")
-    ] = None,
+    by: By = "tensor",
+    depth: Depth = None,
     still: Annotated[
         float, typer.Option("--still", min=0, metavar="X", help="Of the median update: up to this, it rests.")
     ] = 1e-3,

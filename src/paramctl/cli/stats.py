@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli._options import Model, Output, Rows, one_of
+from paramctl.cli._options import By, Depth, Model, Output, Rows, one_of
 from paramctl.cli._progress import Progress
 from paramctl.cli._streaming import show_by_row
 from paramctl.errors import ParamctlError, shortened
@@ -32,12 +32,8 @@ def command(
     spectral: Annotated[
         bool, typer.Option("--spectral", help="Norm, condition, stable and effective rank, by singular values.")
     ] = False,
-    by: Annotated[
-        str, typer.Option("--by", metavar="WHAT", help="A row for each tensor, or for each module.")
-    ] = "tensor",
-    depth: Annotated[
-        int | None, typer.Option("--depth", min=0, metavar="N", help="A row for each branch, N levels deep.")
-    ] = None,
+    by: By = "tensor",
+    depth: Depth = None,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, metavar="X", help="Of the magnitudes that count for sparsity.")
     ] = 0.0,
@@ -64,16 +60,7 @@ def command(
     rows.check((*columns(wanted, kind), *(more for key, more in MORE.items() if key not in wanted.columns)))
     opened = model.open(values=True, seed=seed)
     with Progress(opened.nbytes) as progress:
-        made = opened.stats_by_row(
-            columns=wanted.columns,
-            quantiles=wanted.quantiles,
-            bins=wanted.bins,
-            threshold=threshold,
-            sample=sample,
-            by=kind,
-            depth=depth,
-            tell=progress.tell,
-        )
+        made = opened.stats_by_row(wanted, by=kind, depth=depth, tell=progress.tell)
         show_by_row(made, output, rows.adding(COLUMNS))
 
 

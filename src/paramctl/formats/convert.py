@@ -64,7 +64,7 @@ def write(
     if out == whole.STDOUT and (target.is_folder or made.is_split):
         raise ParamctlError("a folder cannot be written to standard output", hint="name one")
     with Window(tell) as window:
-        pourer = pour.Pourer(window)
+        pourer = pour.Pourer(window, is_verified=options.verifies)
         if made.is_split:
             _write_parts(made, target, out, options, pourer)
         elif target.is_folder:

@@ -76,7 +76,8 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
     if path is None or row is None or not row.edited:
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
     patches: list[Patch] = []
-    with whole.replacing(target, nbytes=min(path.stat().st_size, 512 * path.stat().st_blocks)) as file:
+    status = path.stat()
+    with whole.replacing(target, nbytes=min(status.st_size, 512 * status.st_blocks)) as file:
 
         def run(change: Change, compute: Compute) -> str:
             param = _target(change)
