@@ -20,6 +20,12 @@ OWN_NAME = "paramctl_user_"  # and then that of the file
 _OWN = str(Path(__file__).parent) + os.sep
 _LINE = 60  # characters of a line of code
 _INSTALLED = f"{sys.base_prefix}{os.sep}lib"
+_NAMED: list[str] = []  # the code that has been run
+
+
+def has_run() -> bool:
+    """Whether any code that a user named was begun in this process."""
+    return bool(_NAMED)
 
 
 @contextlib.contextmanager
@@ -45,6 +51,7 @@ def running(
     """
     importable = str((folder or Path()).resolve())
     sys.path.insert(0, importable)
+    _NAMED.append(what)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

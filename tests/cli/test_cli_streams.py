@@ -250,3 +250,40 @@ def test_the_version_is_told(run):
     program, version = run("--version").out.split()
     assert program == "paramctl"
     assert version[0].isdigit()
+
+
+# ---------------------------------------------------------------------- the end
+
+
+ENDS = """
+import atexit, threading, time
+from torch import nn
+
+left_open = open("left-open.txt", "w")
+left_open.write("written")
+atexit.register(lambda: open("at-exit.txt", "w").write("called"))
+threading.Thread(target=lambda: (time.sleep(0.2), open("thread.txt", "w").write("ended"))).start()
+net = nn.Linear(2, 1)
+"""
+
+
+def test_a_definition_ends_as_python_would_end_it(shell, tmp_path):
+    """A file that a definition leaves open is flushed, what it registered is called, and its threads come to an end."""
+    (tmp_path / "net.py").write_text(ENDS)
+    done = shell("paramctl ls -f names net.py")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"weight\nbias\n", b"")
+    said = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
+    assert said == {"left-open.txt": "written", "at-exit.txt": "called", "thread.txt": "ended"}
+
+
+def test_a_command_ends_with_its_status(shell, model):
+    """The process ends without what the interpreter does last, and output and status are the command's own."""
+    (model.parent / "sitecustomize.py").write_text(
+        "import os\nclass Last:\n    def __del__(self, write=os.write): write(2, b'torn down')\nlast = Last()\n"
+    )
+    path = os.pathsep.join(filter(None, [str(model.parent), os.environ.get("PYTHONPATH")]))
+    for line, status in (("ls -f names model.pt", 0), ("diff model.pt model.pt", 0), ("ls none.pt", 2)):
+        done = shell(f"paramctl {line}", PYTHONPATH=path)
+        assert (done.returncode, b"torn down" in done.stderr) == (status, False)
+    python = subprocess.run([sys.executable, "-c", ""], capture_output=True, check=True, env={"PYTHONPATH": path})
+    assert python.stderr == b"torn down"
