@@ -68,6 +68,16 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
     return Assignment(text, picks, operator, value)
 
 
+def shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of a number or of nested lists; None where lists side by side are not of one length."""
+    if not isinstance(value, list):
+        return ()
+    shapes = {shape(item) for item in value}
+    if len(shapes) > 1 or None in shapes:
+        return None
+    return (len(value), *(shapes.pop() or () if shapes else ()))
+
+
 def _is_target(checkpoint: Checkpoint, target: str) -> bool:
     name = target.strip()
     return name in checkpoint.params or name.partition("[")[0] in checkpoint.params

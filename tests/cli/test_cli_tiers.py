@@ -107,6 +107,17 @@ def test_a_command_imports_its_own_tier(words, allowed, folder):
     assert (code, set(imported) - allowed) == ("0", set())
 
 
+@pytest.mark.parametrize(
+    "words", [("set", "model.pt", "0.weight = [1, 2]"), ("set", "model.pt", "no = 1"), ("set", "model.pt", "0.bias")]
+)
+def test_a_change_that_cannot_be_touches_no_numbers(words, folder):
+    """What is wrong with a name or a shape is said without numpy."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, *words], capture_output=True, text=True, check=False, cwd=folder, timeout=60
+    )
+    assert done.stderr.splitlines()[-1] == "2"
+
+
 def test_a_file_imports_its_own_format(folder):
     """What lists safetensors imports the reader of no other format, and nothing that writes."""
     look = LOOK.partition("heads")[0] + 'print(*(name for name in sys.modules if ".formats." in name), file=sys.stderr)'
