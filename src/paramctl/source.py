@@ -221,12 +221,21 @@ class Spool:
         return piece
 
 
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
 class Reader:
-    """Reads of a file at offsets, by `pread`: no read goes beyond the end, and none is short."""
+    """Reads of a file at offsets, by `pread`: no read goes beyond the end, and none is short.
+
+    Args:
+        source: the file.
+        descriptor: of another one, to be read instead: a copy.
+    """
 
     _spool: Spool | None = None
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, descriptor: int | None = None) -> None:
         self.source = source
         self.name = source.name
         self.cache: dict[str, Any] = {}  # what formats that ask one after another need to read but once
@@ -234,7 +243,7 @@ class Reader:
             raise FileError(source.name, "not a file")
         self.path = str(source.path)
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = _opened(self.path) if descriptor is None else os.dup(descriptor)
             status = os.fstat(self._fd)
         except OSError as error:
             raise FileError(self.name, _reason(error)) from error
@@ -242,7 +251,7 @@ class Reader:
             os.close(self._fd)
             raise FileError(self.name, "not a regular file")
         self._nbytes = status.st_size
-        self._spool = Spool.held.get(self.path)
+        self._spool = Spool.held.get(self.path) if descriptor is None else None
 
     def __enter__(self) -> Self:
         return self

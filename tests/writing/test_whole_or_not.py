@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import json
+import mmap
 import os
 import pty
 import resource
@@ -245,6 +248,79 @@ def test_every_way_to_copy_copies(tmp_path, monkeypatch, broken):
         file.seek(98)
         assert file.read(10) == data[98:100] + b"edited" + data[106:108]
     assert (tmp_path / "new").read_bytes() == data[:100] + b"edited" + data[106:]
+
+
+def test_a_block_that_fails_ends_the_copying(tmp_path, monkeypatch):
+    """What is computed beside a copy fails: the copy goes no further than its step, and nothing is left of it."""
+    (tmp_path / "old").write_bytes(bytes(1 << 20))
+    monkeypatch.setattr(whole, "_shared", lambda *_: False)
+    monkeypatch.setattr(whole, "_STEP_NBYTES", 1 << 10)
+    begun, failed, steps = threading.Event(), threading.Event(), []
+
+    def copied(*_, at, **__):
+        steps.append(at)
+        begun.set()
+        failed.wait(10)
+
+    monkeypatch.setattr(whole, "copy_range", copied)
+
+    def edit():
+        with whole.replacing(str(tmp_path / "new")) as file, whole.copying(tmp_path / "old", file):
+            begun.wait(10)
+            threading.Timer(0.1, failed.set).start()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        edit()
+    assert (steps, sorted(path.name for path in tmp_path.iterdir())) == ([0], ["old"])
+
+
+def test_a_copy_that_fails_is_the_error(run, tmp_path, monkeypatch):
+    """What is computed beside a copy succeeds, and the copy does not: the error is the copy's, and nothing is left."""
+    torch.save({"a": torch.zeros(2)}, tmp_path / "m.pt")
+    monkeypatch.setattr(whole, "_shared", lambda *_: False)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(whole, "copy_range", full)
+    done = run("set", tmp_path / "m.pt", "a = 1", "-o", tmp_path / "new.pt")
+    assert (done.code, done.err) == (2, f"error: {tmp_path}/new.pt: cannot be written: no space left on device\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+@pytest.mark.parametrize("words", [["m.pt", "--in-place"], ["other.pt", "-o", "m.pt"]], ids=" ".join)
+def test_the_old_file_leaves_memory(run, tmp_path, monkeypatch, words):
+    """A file of 48 MiB is edited where another is: of what that one held in memory, less than a step is left."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m.pt", "other.pt"):
+        torch.save({"a": torch.ones(12 << 20)}, name)
+    monkeypatch.setattr(whole, "_shared", lambda *_: False)
+    with Path("m.pt").open("rb") as old:
+        os.fsync(old.fileno())
+        if resident_nbytes(old) < 48 << 20:
+            pytest.skip("the system had no room for the file itself")
+        done = run("set", words[0], "a[0] = 2", *words[1:])
+        assert (done.code, done.err) == (0, "")
+        left = resident_nbytes(old)
+        os.posix_fadvise(old.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if resident_nbytes(old):
+            pytest.skip("nothing leaves memory on this filesystem")
+    assert left < 16 << 20
+    assert torch.load("m.pt")["a"][:2].tolist() == [2, 1]
+
+
+def resident_nbytes(file):
+    """How much of a file is in memory: mincore(2) of a mapping of it."""
+    nbytes = os.fstat(file.fileno()).st_size
+    with mmap.mmap(file.fileno(), nbytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
+        pages = (ctypes.c_ubyte * -(-nbytes // mmap.PAGESIZE))()
+        begin = ctypes.c_char.from_buffer(mapped)
+        try:
+            assert ctypes.CDLL(None).mincore(ctypes.byref(begin), ctypes.c_size_t(nbytes), pages) == 0
+        finally:
+            del begin
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE
 
 
 def test_another_filesystem(run, model):

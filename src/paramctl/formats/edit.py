@@ -1,8 +1,8 @@
 """Header tier: carrying out a plan. Rehearsed on scratch memory, or written into a copy of the file.
 
-What stays is copied by the kernel; what changes is read, computed and put in its place, one tensor at a time. So the
-rest of the file, its ties and its pickled classes with it, stays byte for byte, and memory is bounded by the largest
-tensor.
+What stays is copied by the kernel, while the first change is computed; what changes is read, computed and put in its
+place, one tensor at a time. So the rest of the file, its ties and its pickled classes with it, stays byte for byte, and
+memory is bounded by the largest tensor.
 """
 
 from __future__ import annotations
@@ -77,22 +77,24 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
     patches: list[Patch] = []
     status = path.stat()
-    with whole.replacing(target, nbytes=min(status.st_size, 512 * status.st_blocks)) as file:
+    needed = min(status.st_size, 512 * status.st_blocks)
+    with whole.replacing(target, nbytes=needed) as file, whole.copying(path, file, target=target) as copy:
 
         def run(change: Change, compute: Compute) -> str:
             param = _target(change)
             extent = _extent(checkpoint, param)
             start, end = param.span
-            data = contents.filled(file.fileno(), extent.path, param, extent.offset + start, end - start)
+            data = contents.filled(copy.readable, extent.path, param, extent.offset + start, end - start)
             before = zlib.crc32(data) if row.edited == "sealed" else 0
             did = compute(memoryview(data))
+            copy.wait()
             whole.write_at(file.fileno(), extent.offset + start, data)
             if row.edited == "sealed":
                 patches.append(Patch(extent.offset + start, len(data), before ^ zlib.crc32(data)))
             return did
 
-        whole.copy(path, file)
         done = plan.carried_out(run)
+        copy.wait()
         if row.edited == "sealed":
             importlib.import_module(row.module).seal(file, checkpoint.source, patches)
     return done

@@ -372,7 +372,7 @@ def _inner(archive: _Archive, member: Member) -> Checkpoint:
 
 def seal(file: BinaryIO, source: Source, patches: Sequence[Patch]) -> None:
     """Make the checksums of changed storages right, as `torch_zip.seal`; within files in the archive too."""
-    with Reader(source) as reader:
+    with Reader(source, descriptor=file.fileno()) as reader:
         members = directory(reader)
         begins = offsets(reader, members.values())
         done = list(patches)

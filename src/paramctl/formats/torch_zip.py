@@ -136,10 +136,10 @@ def seal(file: BinaryIO, source: Source, patches: Iterable[Patch]) -> None:
 
     Args:
         file: the new file, open for reading and writing, with the geometry of `source`.
-        source: the file that it was copied from.
+        source: the file that it was copied from, which need not be in memory any more.
         patches: what was changed, in that order.
     """
-    with Reader(source) as reader:
+    with Reader(source, descriptor=file.fileno()) as reader:
         reseal(file, reader, patches)
 
 

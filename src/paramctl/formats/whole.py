@@ -27,6 +27,7 @@ from paramctl.formats import writeback
 STDOUT = "-"
 _FICLONE = 0x40049409  # linux/fs.h
 _PIECE_NBYTES = 1 << 30  # Linux moves 2 GiB in one call at most
+_STEP_NBYTES = 1 << 24  # that are copied before it is asked whether to go on
 
 
 @contextlib.contextmanager
@@ -398,15 +399,97 @@ def copy(source: Path, into: IO[bytes]) -> None:
     Raises:
         FileError: `source` cannot be read.
     """
+    with copying(source, into):
+        pass
+
+
+@contextlib.contextmanager
+def copying(source: Path, into: IO[bytes], *, target: str = STDOUT) -> Iterator[Copying]:
+    """While the block runs, all bytes of `source` are copied, as `copy` does; they are there when it ends.
+
+    A block that fails ends the copying. What `target` holds, whose place the copy is to take, leaves memory as the copy
+    comes: so it finds room in the pages that the old file leaves, and one of gigabytes pushes nothing else out.
+
+    Raises:
+        FileError: `source` cannot be read.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            descriptor = held.enter_context(_reading(source))
+        except OSError as error:
+            raise FileError(source, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+        replaced = None
+        if target != STDOUT:
+            with contextlib.suppress(OSError):  # there is none, or it may not be read
+                replaced = held.enter_context(_reading(Path(target)))
+        made = Copying(descriptor, into.fileno(), replaced)
+        held.callback(made.end)
+        yield made
+        made.wait()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise FileError(source, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
-    try:
-        if not _shared(descriptor, into.fileno()):
-            _copied(descriptor, into.fileno())
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+class Copying:
+    """A file that is copied beside what else is done."""
+
+    def __init__(self, source: int, into: int, replaced: int | None) -> None:
+        self._source, self._into, self._replaced = source, into, replaced
+        self._ended = threading.Event()
+        self._error: OSError | None = None
+        self._thread: threading.Thread | None = None
+        if not _shared(source, into):
+            self._thread = threading.Thread(target=self._copy, daemon=True)
+            self._thread.start()
+
+    @property
+    def readable(self) -> int:
+        """A descriptor of a file that holds all bytes: the source, or once there is one, the copy."""
+        return self._source if self._thread else self._into
+
+    def wait(self) -> None:
+        """Until all is copied.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._error:
+            raise self._error
+
+    def end(self) -> None:
+        """Copy no more."""
+        self._ended.set()
+        if self._thread:
+            self._thread.join()
+
+    def _copy(self) -> None:
+        try:
+            nbytes = os.fstat(self._source).st_size
+            for begin, end in _written_ranges(self._source, nbytes):
+                for at in range(begin, end, _STEP_NBYTES):
+                    if self._ended.is_set():
+                        return
+                    copy_range(self._source, self._into, nbytes=min(_STEP_NBYTES, end - at), begin=at, at=at)
+                    self._forget(at + _STEP_NBYTES)
+            os.ftruncate(self._into, nbytes)
+        except OSError as error:
+            self._error = error
+
+    def _forget(self, nbytes: int) -> None:
+        """Let the first bytes of the old file leave memory; not what a process has mapped, or what is unwritten yet."""
+        if self._replaced is not None:
+            with contextlib.suppress(OSError, AttributeError):  # a system without the call, or a pipe
+                os.posix_fadvise(self._replaced, 0, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def _shared(source: int, into: int) -> bool:
@@ -415,13 +498,6 @@ def _shared(source: int, into: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _copied(source: int, into: int) -> None:
-    nbytes = os.fstat(source).st_size
-    for begin, end in _written_ranges(source, nbytes):
-        copy_range(source, into, nbytes=end - begin, begin=begin, at=begin)
-    os.ftruncate(into, nbytes)
 
 
 def _written_ranges(descriptor: int, nbytes: int) -> Iterator[tuple[int, int]]:
