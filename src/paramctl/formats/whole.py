@@ -19,6 +19,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
 from paramctl.errors import FileError, ParamctlError, shortened
@@ -28,6 +29,7 @@ STDOUT = "-"
 _FICLONE = 0x40049409  # linux/fs.h
 _PIECE_NBYTES = 1 << 30  # Linux moves 2 GiB in one call at most
 _STEP_NBYTES = 1 << 24  # that are copied before it is asked whether to go on
+_NO_FURTHER = -1
 
 
 @contextlib.contextmanager
@@ -441,18 +443,24 @@ class Copying:
     """A file that is copied beside what else is done."""
 
     def __init__(self, source: int, into: int, replaced: int | None) -> None:
-        self._source, self._into, self._replaced = source, into, replaced
+        self._source, self._into = source, into
+        self._steps: SimpleQueue[int] = SimpleQueue()  # how far it is
         self._ended = threading.Event()
         self._error: OSError | None = None
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         if not _shared(source, into):
-            self._thread = threading.Thread(target=self._copy, daemon=True)
-            self._thread.start()
+            self._begin(self._copy)
+            if replaced is not None:
+                self._begin(lambda: _forget_behind(replaced, self._steps))
+
+    def _begin(self, run: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=run, daemon=True))
+        self._threads[-1].start()
 
     @property
     def readable(self) -> int:
         """A descriptor of a file that holds all bytes: the source, or once there is one, the copy."""
-        return self._source if self._thread else self._into
+        return self._source if self._threads else self._into
 
     def wait(self) -> None:
         """Until all is copied.
@@ -460,17 +468,17 @@ class Copying:
         Raises:
             OSError: it cannot be.
         """
-        if self._thread:
-            self._thread.join()
-            self._thread = None
+        while self._threads:
+            self._threads[-1].join()
+            self._threads.pop()
         if self._error:
             raise self._error
 
     def end(self) -> None:
         """Copy no more."""
         self._ended.set()
-        if self._thread:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _copy(self) -> None:
         try:
@@ -480,16 +488,19 @@ class Copying:
                     if self._ended.is_set():
                         return
                     copy_range(self._source, self._into, nbytes=min(_STEP_NBYTES, end - at), begin=at, at=at)
-                    self._forget(at + _STEP_NBYTES)
+                    self._steps.put(at + _STEP_NBYTES)
             os.ftruncate(self._into, nbytes)
         except OSError as error:
             self._error = error
+        finally:
+            self._steps.put(_NO_FURTHER)
 
-    def _forget(self, nbytes: int) -> None:
-        """Let the first bytes of the old file leave memory; not what a process has mapped, or what is unwritten yet."""
-        if self._replaced is not None:
-            with contextlib.suppress(OSError, AttributeError):  # a system without the call, or a pipe
-                os.posix_fadvise(self._replaced, 0, nbytes, os.POSIX_FADV_DONTNEED)
+
+def _forget_behind(descriptor: int, steps: SimpleQueue[int]) -> None:
+    """Let what a file holds up to each step leave memory; not what a process has mapped, or what is unwritten yet."""
+    for nbytes in iter(steps.get, _NO_FURTHER):
+        with contextlib.suppress(OSError, AttributeError):  # a pipe, or a system without the call
+            os.posix_fadvise(descriptor, 0, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def _shared(source: int, into: int) -> bool:
