@@ -8,13 +8,14 @@ from __future__ import annotations
 import bisect
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from paramctl.checkpoint import Extent, Param, contiguous, is_dense_in_order
 from paramctl.errors import ParamctlError, shortened
 
 Fetch = Callable[[Param, str, int, int], bytearray]  # bytes of a file: its path, the first, and how many
+Put = Callable[[Extent, int, bytearray], None]  # bytes into the file of an extent, and where in it
 
 _LONG_ROW_NBYTES = 256
 _WORDS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
@@ -81,14 +82,7 @@ class Boxes:
     def read(self, start: int, end: int) -> bytearray:
         """Bytes `start` to `end` of the tensor; of a box that has none of them nothing is read."""
         found: bytearray | None = None
-        for placing, extent in self._placed:
-            if placing.end <= start or placing.first >= end:
-                continue
-            first, last = placing.within(start, end)
-            if first == last:
-                continue
-            low = first * placing.nbytes + max(start - placing.at(first), 0)
-            high = last * placing.nbytes - max(placing.at(last - 1) + placing.nbytes - end, 0)
+        for placing, extent, low, high in self._met(start, end):
             piece = self._piece(extent, low, high)
             if len(piece) == end - start:
                 return piece
@@ -97,42 +91,87 @@ class Boxes:
             _put(placing, low, piece, found, start)
         return bytearray(end - start) if found is None else found
 
+    def write(self, start: int, data: bytearray, put: Put) -> None:
+        """Put bytes of the tensor from `start` on where they lie; into a box that has none of them nothing is put."""
+        for placing, extent, low, high in self._met(start, start + len(data)):
+            piece = bytearray(high - low)
+            _take(placing, low, piece, data, start)
+            self._put_piece(extent, low, piece, put)
+
+    def _met(self, start: int, end: int) -> Iterator[tuple[Rows, Extent, int, int]]:
+        """The boxes that have some of the bytes, and from where to where in each box's own row-major order."""
+        for placing, extent in self._placed:
+            if placing.end <= start or placing.first >= end:
+                continue
+            first, last = placing.within(start, end)
+            if first < last:
+                low = first * placing.nbytes + max(start - placing.at(first), 0)
+                high = last * placing.nbytes - max(placing.at(last - 1) + placing.nbytes - end, 0)
+                yield placing, extent, low, high
+
     def _piece(self, extent: Extent, low: int, high: int) -> bytearray:
         """Bytes `low` to `high` of a box's own elements in row-major order."""
-        param = self._param
-        if not extent.packing:
-            if high > extent.nbytes:
-                raise ParamctlError(f"{shortened(param.name)}: a piece of it is {extent.nbytes:,} bytes, too few")
-            return self._fetch(param, extent.path, extent.offset + low, high - low)
-        if extent not in self._located:
-            self._located[extent] = importlib.import_module(LOCATORS[extent.packing]).located(param, extent)
-        found, stride = self._located[extent]
+        found, stride = self._location(extent, high)
         sizes = tuple(size for _, size in extent.box)
-        if is_dense_in_order(sizes, stride):
-            return self._fetch(param, found.path, found.offset + low, high - low)
+        if stride is None or is_dense_in_order(sizes, stride):
+            return self._fetch(self._param, found.path, found.offset + low, high - low)
         if self._turned is None or self._turned[0] is not extent:
-            raw = self._fetch(param, found.path, found.offset, found.nbytes)
-            self._turned = extent, _in_order(raw, sizes, stride, param.dtype.block_nbytes)
+            self._turned = extent, _turned(self._raw(found), None, sizes, stride, self._param.dtype.block_nbytes)
         return self._turned[1][low:high]
 
+    def _put_piece(self, extent: Extent, low: int, piece: bytearray, put: Put) -> None:
+        """Bytes of a box's own elements in row-major order, from `low` on, into its file."""
+        found, stride = self._location(extent, low + len(piece))
+        sizes = tuple(size for _, size in extent.box)
+        if stride is None or is_dense_in_order(sizes, stride):
+            put(extent, found.offset + low, piece)
+            return
+        if any(by == 0 and size > 1 for size, by in zip(sizes, stride, strict=True)):
+            raise ParamctlError(f"{shortened(self._param.name)}: elements of it share bytes, and are not changed there")
+        itemsize = self._param.dtype.block_nbytes
+        whole = self._piece(extent, 0, math.prod(sizes) * itemsize)
+        whole[low : low + len(piece)] = piece
+        self._turned = None
+        put(extent, found.offset, _turned(whole, self._raw(found), sizes, stride, itemsize))
 
-def _in_order(raw: bytearray, sizes: tuple[int, ...], stride: tuple[int, ...], itemsize: int) -> bytearray:
-    """Elements that lie by strides, in row-major order."""
-    into = bytearray(math.prod(sizes) * itemsize)
-    axes = zip(sizes, (by * itemsize for by in stride), (by * itemsize for by in contiguous(sizes)), strict=True)
-    _copy(raw, into, 0, [*axes, (itemsize, 1, 1)])
-    return into
+    def _location(self, extent: Extent, end: int) -> tuple[Extent, tuple[int, ...] | None]:
+        """Where a box's elements lie, of which so many bytes are asked for, and their strides; None: in order."""
+        if extent.packing:
+            if extent not in self._located:
+                self._located[extent] = importlib.import_module(LOCATORS[extent.packing]).located(self._param, extent)
+            return self._located[extent]
+        if end > extent.nbytes:
+            name = shortened(self._param.name)
+            raise ParamctlError(f"{name}: a piece of it is {extent.nbytes:,} bytes, too few")
+        return extent, None
+
+    def _raw(self, found: Extent) -> bytearray:
+        return self._fetch(self._param, found.path, found.offset, found.nbytes)
 
 
-def _copy(source: bytearray | memoryview, target: bytearray, first: int, axes: list[tuple[int, int, int]]) -> None:
-    """Copy from strided bytes to strided bytes that begin at `first`.
+def _turned(
+    source: bytearray, into: bytearray | None, sizes: tuple[int, ...], stride: tuple[int, ...], itemsize: int
+) -> bytearray:
+    """Elements that lie by strides, in row-major order; or those that lie so, by strides into what is there."""
+    ordered = contiguous(sizes)
+    a, b = (stride, ordered) if into is None else (ordered, stride)
+    made = bytearray(math.prod(sizes) * itemsize) if into is None else into
+    steps = zip(sizes, (by * itemsize for by in a), (by * itemsize for by in b), strict=True)
+    _copy(source, 0, made, 0, [*steps, (itemsize, 1, 1)])
+    return made
+
+
+def _copy(
+    source: bytearray | memoryview, begin: int, target: bytearray, at: int, axes: list[tuple[int, int, int]]
+) -> None:
+    """Copy from strided bytes that begin at `begin` to strided bytes that begin at `at`.
 
     An axis is how many, how far apart in the source and in the target; the last are bytes that lie together. These
     are copied at once if there are enough of them, else words along the longest axis.
     """
     row = axes[-1][0]
     strides = [by for _, *each in axes[:-1] for by in each]
-    word = math.gcd(8, row, first, *strides)
+    word = math.gcd(8, row, begin, at, *strides)
     code = _WORDS[word]
     steps = [(count, here // word, there // word) for count, here, there in axes[:-1]] + [(row // word, 1, 1)]
     if row < _LONG_ROW_NBYTES:
@@ -141,8 +180,8 @@ def _copy(source: bytearray | memoryview, target: bytearray, first: int, axes: l
     given = memoryview(target)[: len(target) // word * word].cast(code)
     count, here, there = steps.pop()
     for a, b in zip(_starts(steps, 1), _starts(steps, 2), strict=True):
-        into = first // word + b
-        given[into : into + (count - 1) * there + 1 : there] = taken[a : a + (count - 1) * here + 1 : here]
+        out, into = begin // word + a, at // word + b
+        given[into : into + (count - 1) * there + 1 : there] = taken[out : out + (count - 1) * here + 1 : here]
 
 
 def _starts(steps: list[tuple[int, int, int]], which: Literal[1, 2]) -> list[int]:
@@ -155,19 +194,31 @@ def _starts(steps: list[tuple[int, int, int]], which: Literal[1, 2]) -> list[int
 
 def _put(placing: Rows, low: int, piece: bytearray, part: bytearray, start: int) -> None:
     """Put bytes of a box, from `low` on, where they belong in a part of the whole that begins at `start`."""
-    source, nbytes = memoryview(piece), placing.nbytes
-    while source:
-        row, begin = divmod(low, nbytes)
-        target = placing.at(row) + begin - start
-        if begin or len(source) < nbytes:  # a part of a row
-            many = min(nbytes - begin, len(source))
-            part[target : target + many] = source[:many]
+    for here, there, axes in _walk(placing, low, len(piece)):
+        _copy(piece, here, part, there - start, axes)
+
+
+def _take(placing: Rows, low: int, piece: bytearray, part: bytearray, start: int) -> None:
+    """The other way: fill a piece of a box."""
+    for here, there, axes in _walk(placing, low, len(piece)):
+        _copy(part, there - start, piece, here, [(count, b, a) for count, a, b in axes])
+
+
+def _walk(placing: Rows, low: int, nbytes: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+    """Blocks that make up bytes of a box from `low` on: where in these, where in the whole, and the axes of a copy."""
+    done, row_nbytes = 0, placing.nbytes
+    while done < nbytes:
+        row, begin = divmod(low + done, row_nbytes)
+        left = nbytes - done
+        if begin or left < row_nbytes:  # a part of a row
+            many = min(row_nbytes - begin, left)
+            axes = [(many, 1, 1)]
         else:
-            axes = _block(placing.axes, row, row + len(source) // nbytes)
-            many = nbytes * math.prod(count for count, _, _ in axes)
-            steps = [(count, here * nbytes, by) for count, here, by in axes]
-            _copy(source[:many], part, target, [*steps, (nbytes, 1, 1)])
-        source, low = source[many:], low + many
+            block = _block(placing.axes, row, row + left // row_nbytes)
+            many = row_nbytes * math.prod(count for count, _, _ in block)
+            axes = [*((count, here * row_nbytes, by) for count, here, by in block), (row_nbytes, 1, 1)]
+        yield done, placing.at(row) + begin, axes
+        done += many
 
 
 def _block(axes: tuple[tuple[int, int], ...], row: int, end: int) -> list[tuple[int, int, int]]:

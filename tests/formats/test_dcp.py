@@ -213,7 +213,12 @@ def test_optimizer_state_by_name(tmp_path: Path):
 
 
 def pieces(
-    folder: Path, tensors: dict[str, tuple[torch.Tensor, list[Any]]], edit: Callable[[Metadata], Any] | None = None
+    folder: Path,
+    tensors: dict[str, tuple[torch.Tensor, list[Any]]],
+    edit: Callable[[Metadata], Any] | None = None,
+    *,
+    turned: bool = False,
+    expanded: bool = False,
 ) -> Path:
     """A folder whose tensors lie in these boxes, each in a file of its own or after others; as torch would write it."""
     folder.mkdir()
@@ -223,6 +228,7 @@ def pieces(
         for i, box in enumerate(boxes):
             starts, sizes = ([pair[k] for pair in box] for k in (0, 1))
             part = tensor[tuple(slice(a, a + n) for a, n in box)].clone() if box else tensor
+            part = part.t().contiguous().t() if turned else part[:1, :1].expand(part.shape) if expanded else part
             chunks.append(ChunkStorageMetadata(torch.Size(starts), torch.Size(sizes)))
             file = f"__{i % 2}_0.distcp"
             with (folder / file).open("ab") as stream:
@@ -272,6 +278,70 @@ def test_a_grid_in_transposed_chunks(tmp_path: Path):
     assert index.offset == (0, 0)
     found = agrees(folder)
     assert values.array(found.params["w"])[:2, :3].tolist() == part.tolist()
+
+
+def changed_as_torch(folder: Path, run: Any, tmp_path: Path, name: str, change: str, expected: torch.Tensor) -> None:
+    """A change of one tensor: the others are what they were, to torch too, and the rest of each file is as it was."""
+    before = agrees(folder)
+    done = run("set", folder, f"{name}{change}", "-o", tmp_path / "new")
+    assert (done.code, done.err) == (0, "")
+    after = agrees(tmp_path / "new")
+    assert run("check", tmp_path / "new").code == 0
+    assert values.array(after.params[name]).tobytes() == raw(expected)
+    others = [other for other in before.params if other != name]
+    assert others == [other for other in after.params if other != name]
+    for other in others:
+        assert values.array(after.params[other]).tobytes() == values.array(before.params[other]).tobytes()
+    regions = {(extent.path, extent.offset, extent.nbytes) for extent in before.params[name].storage.extents}
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        old, new = (bytearray((root / file.name).read_bytes()) for root in (folder, tmp_path / "new"))
+        for path, offset, nbytes in regions:
+            if Path(path).name == file.name:
+                old[offset : offset + nbytes] = new[offset : offset + nbytes] = bytes(nbytes)
+        assert old == new
+
+
+@pytest.mark.parametrize("layout", BOXES)
+def test_a_change_goes_into_the_pieces(tmp_path: Path, run, layout: str):
+    """Every element, or a slice across chunks, is changed where it lies, and the checksums of each chunk are right."""
+    shape, boxes = BOXES[layout]
+    tensor = torch.randn(shape)
+    folder = pieces(tmp_path / "d", {"w": (tensor, boxes), "n": (torch.arange(2), [[(0, 2)]])})
+    changed_as_torch(folder, run, tmp_path, "w", " *= 2", tensor * 2)
+    if len(shape) > 1:
+        (tmp_path / "new").rename(tmp_path / "first")
+        expected = tensor.clone()
+        expected[1:, ::2] = 0.5
+        changed_as_torch(folder, run, tmp_path, "w", "[1:, ::2] = 0.5", expected)
+
+
+def test_a_change_of_transposed_chunks(tmp_path: Path, run):
+    """A chunk with strides of its own keeps them."""
+    tensor = torch.randn(4, 6)
+    folder = pieces(tmp_path / "d", {"w": (tensor, BOXES["a grid"][1])}, turned=True)
+    expected = tensor.clone()
+    expected[0, 1:5] = -1
+    changed_as_torch(folder, run, tmp_path, "w", "[0, 1:5] = -1", expected)
+
+
+def test_a_change_of_an_expanded_chunk_is_refused(tmp_path: Path, run):
+    """Elements that share bytes cannot be changed one by one, and nothing is written."""
+    folder = pieces(tmp_path / "d", {"w": (torch.ones(4, 6), [[(0, 4), (0, 6)]])}, expanded=True)
+    done = run("set", folder, "w[0] = 2", "-o", tmp_path / "new")
+    assert (done.code, done.err) == (2, "error: w: elements of it share bytes, and are not changed there\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
+
+
+def test_changes_of_safetensors_in_place(tmp_path: Path, run):
+    """A folder of `SerializationFormat.SAFETENSORS` is changed in its place, in one file alone."""
+    state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).bfloat16()}
+    folder = save(state, tmp_path / "d", serialization_format=SerializationFormat.SAFETENSORS)
+    inode = folder.stat().st_ino
+    assert run("set", folder, "a[1] *= 3", "b = 7", "--in-place").code == 0
+    found = opened(folder)
+    assert values.array(found.params["a"]).tolist() == [[0, 1, 2], [9, 12, 15]]
+    assert values.array(found.params["b"]).astype(float).tolist() == [7] * 3
+    assert folder.stat().st_ino == inode
 
 
 def test_slices_read_their_pieces_only(tmp_path: Path, run):
@@ -365,6 +435,20 @@ def test_tensor_parallel_of_two_ranks(two_ranks: Path):
     found = agrees(two_ranks / "tensor-parallel")
     boxes = [[extent.box for extent in found.params[f"model.{i}.weight"].storage.extents] for i in (0, 2)]
     assert boxes == [[((0, 4), (0, 5)), ((4, 3), (0, 5))], [((0, 3), (0, 4)), ((0, 3), (4, 3))]]
+
+
+def test_a_training_step_of_two_ranks_is_changed(two_ranks: Path, tmp_path: Path, run):
+    """A layer of a model that two ranks hold by halves begins anew; its optimizer, counts and settings stay."""
+    before = agrees(two_ranks / "fsdp")
+    words = ("init", two_ranks / "fsdp", "model.2.weight", "--scheme", "orthogonal", "--seed", "0")
+    assert run(*words, "-o", tmp_path / "new").code == 0
+    after = agrees(tmp_path / "new")
+    weight = torch.from_numpy(values.array(after.params["model.2.weight"]).copy())
+    torch.testing.assert_close(weight @ weight.T, torch.eye(3))
+    same = [name for name in before.params if name != "model.2.weight"]
+    for name in same:
+        assert values.array(after.params[name]).tobytes() == values.array(before.params[name]).tobytes()
+    assert after.extras == before.extras
 
 
 def test_shards_of_two_ranks(two_ranks: Path):

@@ -141,17 +141,6 @@ def test_ls_tells_the_shard(two: Path, run):
         assert run(command, "m").code == 0, command
 
 
-def test_a_folder_is_not_edited(two: Path, run):
-    """An edit of shards is refused in one line, and nothing is written."""
-    before = {path: path.read_bytes() for path in two.iterdir()}
-    for target in (("-o", "out"), ("--in-place",)):
-        done = run("set", "m", "embed[:] = 0", *target)
-        assert (done.code, len(done.err.strip().splitlines()) <= 3) == (2, True)
-        assert done.err.startswith("error: m: ")
-    assert {path: path.read_bytes() for path in two.iterdir()} == before
-    assert not Path("out").exists()
-
-
 def test_a_lone_file_in_a_folder_is_edited(tmp_path: Path, run):
     """The folder stands for its file, which is what changes."""
     write(tmp_path / "model.safetensors", A)

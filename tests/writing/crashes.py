@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -38,6 +39,9 @@ COMMANDS = (
         "set-safetensors", ("set", "m.safetensors", "1.weight = 2", "--in-place"), "m.safetensors", "m.safetensors"
     ),
     Command("set-out", ("set", "{}/m.pt", "1.weight += 1", "-o", "out.pt"), "out.pt", "other.pt"),
+    Command("set-folder", ("set", "shards", "*.weight *= 2", "--in-place"), "shards", "shards"),
+    Command("set-shard", ("set", "shards", "1.weight *= 2", "--in-place"), "shards", "shards"),
+    Command("set-new-folder", ("set", "{}/shards", "*.weight *= 2", "-o", "out"), "out"),
     Command("safetensors", ("convert", "{}/m.pt", "out.safetensors"), "out.safetensors", "other.pt"),
     Command("torch-zip", ("convert", "{}/m.safetensors", "out.pt"), "out.pt", "other.pt"),
     Command("npz", ("convert", "{}/m.pt", "out.npz"), "out.npz", "other.pt"),
@@ -72,8 +76,18 @@ def make_sources(folder: Path) -> None:
     (folder / "folder").mkdir()
     torch.save(made, folder / "folder" / "old.pt")
     del made["tied.weight"]
+    _make_shards(made, folder / "shards")
     save_file(made, folder / "m.safetensors")
     (folder / "m.safetensors").chmod(0o644)
+
+
+def _make_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    folder.mkdir()
+    owners = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for shard in set(owners.values()):
+        save_file({name: tensors[name] for name in tensors if owners[name] == shard}, folder / shard)
+    index = {"metadata": {}, "weight_map": owners}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def state(path: Path) -> State:

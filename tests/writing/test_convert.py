@@ -384,7 +384,7 @@ ERRORS = {
     "convert model.pt o --split --to dcp": "--split makes files, and dcp is a folder\n\nhint: --to safetensors",
     "convert odd.pt o.npz": "w is bfloat16, which npz cannot hold\n\nhint: --dtype float32 writes their numbers; --drop leaves them out",
     "convert odd.pt o.safetensors": "c is complex128, which safetensors cannot hold\n\nhint: --drop leaves them out",
-    "convert model.pt full --to dcp": "full: a folder that is not empty\n\nhint: name a new one; --force replaces it as a whole",
+    "convert model.pt full --to dcp": "full: a folder that is not empty\n\nhint: name a new one; convert --force replaces it as a whole",
     "convert model.pt m.safetensors/x.pt": "m.safetensors/x.pt: cannot be written: not a directory",
     "convert model.pt full/none/x.pt": None,
     "convert train.pt o.pt --dtype fp16 --strict": None,

@@ -19,7 +19,7 @@ from paramctl.formats import whole
 
 _SEED = 20_240_607
 _TRIALS, _LIGHT_TRIALS = 420, 30  # of signals; what else ends a command makes them 500 and 40
-LIGHT = ("set-in-place", "safetensors", "dcp-force", "document")
+LIGHT = ("set-in-place", "safetensors", "dcp-force", "document", "set-folder")
 BY_NAME = {command.name: command for command in COMMANDS}
 
 

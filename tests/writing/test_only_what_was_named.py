@@ -343,3 +343,33 @@ def test_holes_stay_holes(run, tmp_path):
     found = load_file(tmp_path / "o.safetensors")["w"]
     assert (found[numel // 2], found.count_nonzero(), len(found)) == (7, 1, numel)
     assert 512 * (tmp_path / "o.safetensors").stat().st_blocks < 1 << 20
+
+
+def test_an_npz_is_edited_in_place(run, tmp_path):
+    """Arrays of every order are changed where they lie, as numpy reads them with their checksums; others stay bytes."""
+    held = {
+        "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "b": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "c": np.arange(3, dtype=">i4"),
+        "word": np.array("text"),
+    }
+    np.savez(tmp_path / "m.npz", **held)
+    before = members(tmp_path / "m.npz")
+    done = run("set", tmp_path / "m.npz", "a[1] = 5", "b[:, 1] *= 2", "c += 1", "--in-place")
+    assert (done.code, done.err) == (0, "")
+    after = members(tmp_path / "m.npz")
+    assert [name for name in before if before[name] != after[name]] == ["a.npy", "b.npy", "c.npy"]
+    held["a"][1], held["b"][:, 1] = 5, held["b"][:, 1] * 2
+    held["c"] += 1
+    with np.load(tmp_path / "m.npz") as found:
+        assert all(np.array_equal(found[name], held[name]) for name in held)
+
+
+def test_what_is_deflated_is_not_edited(run, tmp_path):
+    """Bytes that are compressed cannot be changed where they lie; it is said, and nothing is written."""
+    np.savez_compressed(tmp_path / "m.npz", a=np.arange(12.0))
+    before = (tmp_path / "m.npz").read_bytes()
+    done = run("set", tmp_path / "m.npz", "a[1] = 5", "--in-place")
+    why = "its bytes are compressed inside the archive, and cannot be changed there"
+    assert (done.code, done.err) == (2, f"error: {tmp_path}/m.npz: a: {why}\n")
+    assert ((tmp_path / "m.npz").read_bytes(), [path.name for path in tmp_path.iterdir()]) == (before, ["m.npz"])

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from paramctl.cli._options import expanded
+from paramctl.cli._options import expanded, say
 from paramctl.errors import Exit, ParamctlError, escaped
 
 _NAMES = "tree ls info show stats ties diff init set convert tie untie check match history grad watch"
@@ -69,10 +69,13 @@ def run(argv: Sequence[str]) -> int:
     """
     argv = argv or ["--help"]
     only = next((word for word in argv if not word.startswith("-")), None)
+    began_somewhere = _is_somewhere()
     try:
         application = app(only if only in COMMANDS else None)
         code = application(args=list(argv), prog_name="paramctl", standalone_mode=False)
         sys.stdout.flush()
+        if began_somewhere and not _is_somewhere():
+            say("the folder that you are in was replaced as a whole; `cd .` leads to the new one")
     except ParamctlError as error:
         return _fail(str(error))
     except _CLICK_ERROR as error:
@@ -94,6 +97,15 @@ def run(argv: Sequence[str]) -> int:
         where = escaped(str(error.filename or "standard output"))
         return _fail(f"error: {where}: {(error.strerror or str(error)).lower()}")
     return code if isinstance(code, int) else Exit.DONE
+
+
+def _is_somewhere() -> bool:
+    """Whether the working folder is there: one that is replaced in its place is not."""
+    try:
+        os.getcwd()  # noqa: PTH109 - no path is wanted
+    except OSError:
+        return False
+    return True
 
 
 def _fail(text: str) -> int:

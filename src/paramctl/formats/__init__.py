@@ -1,14 +1,13 @@
 """Header tier: from a source to a checkpoint, and from a plan to a file.
 
-A format is a module with `NAME`, `sniff(reader)` and `read(reader)`, and one row in `FORMATS`. One that is edited in
-place and has checksums has `seal(file, source, patches)`, which makes them right again after bytes were changed.
+A format is a module with `NAME`, `sniff(reader)` and `read(reader)`, and one row in `FORMATS`.
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, MissingLibraryError
@@ -21,14 +20,16 @@ class Format(NamedTuple):
 
     `magic` stands at byte `at`, and of a zip some member's name ends with one of `members`. So a module that has
     nothing to say is not imported, which would cost 2 ms each.
-    `edited` is how values are changed in place: not at all, only they, or they and their checksums, by `seal`.
+    `edited` is whether values are changed in place; `sealer` is a module whose `seal(file, source, patches)` then makes
+    the checksums of the file right.
     """
 
     module: str
     magic: bytes = b""
     at: int = 0
     members: tuple[str, ...] = ()
-    edited: Literal["", "values", "sealed"] = ""
+    edited: bool = False
+    sealer: str = ""
 
     def may_be(self, reader: Reader) -> bool:
         if not reader.head[self.at :].startswith(self.magic):
@@ -37,21 +38,24 @@ class Format(NamedTuple):
 
 
 _ZIP = b"PK\x03\x04"
+_ZIP_SEAL = "paramctl.formats.zip_seal"
 _EXPORTED = ("archive_format", "serialized_exported_program.json")
 FORMATS: dict[str, Format] = {  # in the order in which they are asked
     "gguf": Format(
-        "paramctl.formats.gguf", b"GGUF", edited="values"
+        "paramctl.formats.gguf", b"GGUF", edited=True
     ),  # before safetensors: one of 123 tensors has a "{" at byte 8
-    "npy": Format("paramctl.formats.npy", b"\x93NUMPY", edited="values"),
-    "safetensors": Format("paramctl.formats.safetensors_file", b"{", 8, edited="values"),
-    "npz": Format("paramctl.formats.npz", _ZIP, members=(".npy",)),
+    "npy": Format("paramctl.formats.npy", b"\x93NUMPY", edited=True),
+    "safetensors": Format("paramctl.formats.safetensors_file", b"{", 8, edited=True),
+    "npz": Format("paramctl.formats.npz", _ZIP, members=(".npy",), edited=True, sealer=_ZIP_SEAL),
     "torchscript": Format(
-        "paramctl.formats.torchscript", _ZIP, members=("constants.pkl", "model.json"), edited="sealed"
+        "paramctl.formats.torchscript", _ZIP, members=("constants.pkl", "model.json"), edited=True, sealer=_ZIP_SEAL
     ),
-    "torch-export": Format("paramctl.formats.torch_export", _ZIP, members=_EXPORTED, edited="sealed"),
-    "torch-zip": Format("paramctl.formats.torch_zip", _ZIP, edited="sealed"),
-    "torch-legacy": Format("paramctl.formats.torch_legacy", edited="values"),
-    "torch-tar": Format("paramctl.formats.torch_tar", b"ustar", 257, edited="values"),
+    "torch-export": Format(
+        "paramctl.formats.torch_export", _ZIP, members=_EXPORTED, edited=True, sealer="paramctl.formats.torch_export"
+    ),
+    "torch-zip": Format("paramctl.formats.torch_zip", _ZIP, edited=True, sealer=_ZIP_SEAL),
+    "torch-legacy": Format("paramctl.formats.torch_legacy", edited=True),
+    "torch-tar": Format("paramctl.formats.torch_tar", b"ustar", 257, edited=True),
     "sharded": Format("paramctl.formats.sharded"),
 }
 FOLDERS: dict[str, str] = {  # formats that are a folder: `sniff(source)` and `read(source)`

@@ -29,10 +29,11 @@ def keep(checkpoint: Checkpoint, before: Path, after: Path) -> None:
             is_part = str(old) in replaced or (checkpoint.format == "dcp" and old.suffix == _OF_DCP)
             if not is_part and not os.path.lexists(new):
                 there.mkdir(parents=True, exist_ok=True)
-                _same(old, new)
+                same(old, new)
 
 
-def _same(old: Path, new: Path) -> None:
+def same(old: Path, new: Path) -> None:
+    """The same file in another folder: linked, or else copied; a link stays one."""
     try:
         os.link(old, new, follow_symlinks=False)
     except OSError:

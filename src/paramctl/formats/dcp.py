@@ -14,17 +14,18 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
 from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, shortened
-from paramctl.formats import safetensors_file, torch_zip, unpickle
+from paramctl.formats import safetensors_file, torch_zip, unpickle, zip_seal
+from paramctl.formats.checksums import Patch
 from paramctl.formats.notes import Name, StandIn, TensorNote
 from paramctl.formats.zip_directory import STORED, contents, directory, offsets
 from paramctl.source import Reader, Source
@@ -536,3 +537,18 @@ def _in_safetensors(file: Reader, param: Param, sizes: tuple[int, ...]) -> tuple
     if found is None or (found.shape, found.dtype) != (sizes, param.dtype):
         raise FileError(file.name, f"{shortened(param.name)}: no tensor of {_by(sizes)} of {param.dtype}")
     return found.storage.extents[0], found.stride
+
+
+def seal(file: BinaryIO, source: Source, extent: Extent, patches: Sequence[Patch]) -> None:
+    """Make the checksums in a region right after bytes of its elements were changed; of safetensors there are none.
+
+    Args:
+        file: the new file, open for reading and writing.
+        source: the file that it was copied from.
+        extent: of a chunk, as the folder says.
+        patches: what was changed in it.
+    """
+    with Reader(source, descriptor=file.fileno()) as reader:
+        part = _Part(reader, extent.offset, extent.nbytes, source.name)
+        if part.head.startswith(b"PK\x03\x04"):
+            zip_seal.reseal(file, part, patches, base=extent.offset)

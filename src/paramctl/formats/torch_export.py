@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal
 from paramctl.checkpoint import Checkpoint, Module, Param, ParamKind, Storage, reach
 from paramctl.dtypes import DTYPES, DType
 from paramctl.errors import FileError, shortened
-from paramctl.formats import torch_zip
+from paramctl.formats import torch_zip, zip_seal
 from paramctl.formats.checksums import Patch
 from paramctl.formats.zip_directory import STORED, Member, contents, directory, offsets
 from paramctl.source import Reader, Source
@@ -371,13 +371,13 @@ def _inner(archive: _Archive, member: Member) -> Checkpoint:
 
 
 def seal(file: BinaryIO, source: Source, patches: Sequence[Patch]) -> None:
-    """Make the checksums of changed storages right, as `torch_zip.seal`; within files in the archive too."""
+    """Make the checksums of changed storages right, as `zip_seal.seal`; within files in the archive too."""
     with Reader(source, descriptor=file.fileno()) as reader:
         members = directory(reader)
         begins = offsets(reader, members.values())
         done = list(patches)
-        for name, changes in torch_zip.within(members, begins, patches).items():
+        for name, changes in zip_seal.within(members, begins, patches).items():
             inner = _Inner(reader, members[name], begins[name])
             if changes[0].offset > begins[name]:  # in a member of a member, and not a storage
-                done += torch_zip.reseal(file, inner, changes, base=begins[name])
-        torch_zip.reseal(file, reader, done)
+                done += zip_seal.reseal(file, inner, changes, base=begins[name])
+        zip_seal.reseal(file, reader, done)

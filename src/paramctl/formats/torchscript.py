@@ -27,7 +27,6 @@ from paramctl.formats.zip_directory import Member, contents, directory
 from paramctl.source import Reader
 
 NAME = "torchscript"
-seal = torch_zip.seal
 
 _MOST_SOURCE_NBYTES = 1 << 25
 _MOST_DECLARED = 1_000_000  # classes and names in all sources

@@ -133,7 +133,9 @@ def _refuse_full(path: Path, target: str, *, force: bool) -> bool:
     with _errors_of(target):
         is_there = path.is_dir() and any(path.iterdir())
     if is_there and not force:
-        raise FileError(target, "a folder that is not empty", hint="name a new one; --force replaces it as a whole")
+        raise FileError(
+            target, "a folder that is not empty", hint="name a new one; convert --force replaces it as a whole"
+        )
     return is_there
 
 
@@ -218,6 +220,8 @@ def _sync_below(folder: Path) -> None:
             continue
         if file.is_dir():
             _sync_below(file)
+            continue
+        if not file.is_file():  # to open a pipe would wait for who writes into it
             continue
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -393,6 +397,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def room(path: str | Path) -> int:
+    """How many bytes a copy of a file takes on a disk, where holes stay holes; 0 of what is none, or is not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a name or a path
+    except OSError:
+        return 0
+    return min(status.st_size, 512 * status.st_blocks) if stat.S_ISREG(status.st_mode) else 0
+
+
 def copy(source: Path, into: IO[bytes]) -> None:
     """All bytes of `source`: shared where the filesystem can, else copied inside the kernel, else through memory.
 
@@ -415,19 +428,21 @@ def copying(source: Path, into: IO[bytes], *, target: str = STDOUT) -> Iterator[
     Raises:
         FileError: `source` cannot be read.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as files:
         try:
-            descriptor = held.enter_context(_reading(source))
+            descriptor = files.enter_context(_reading(source))
         except OSError as error:
             raise FileError(source, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
         replaced = None
         if target != STDOUT:
             with contextlib.suppress(OSError):  # there is none, or it may not be read
-                replaced = held.enter_context(_reading(Path(target)))
-        made = Copying(descriptor, into.fileno(), replaced)
-        held.callback(made.end)
-        yield made
-        made.wait()
+                replaced = files.enter_context(_reading(Path(target)))
+        made = Copying(descriptor, into.fileno(), replaced, files)
+        try:
+            yield made
+            made.wait()
+        finally:
+            made.end()
 
 
 @contextlib.contextmanager
@@ -440,10 +455,10 @@ def _reading(path: Path) -> Iterator[int]:
 
 
 class Copying:
-    """A file that is copied beside what else is done."""
+    """A file that is copied beside what else is done. `files` are closed once it is."""
 
-    def __init__(self, source: int, into: int, replaced: int | None) -> None:
-        self._source, self._into = source, into
+    def __init__(self, source: int, into: int, replaced: int | None, files: contextlib.ExitStack) -> None:
+        self._source, self._into, self._files = source, into, files
         self._steps: SimpleQueue[int] = SimpleQueue()  # how far it is
         self._ended = threading.Event()
         self._error: OSError | None = None
@@ -471,6 +486,7 @@ class Copying:
         while self._threads:
             self._threads[-1].join()
             self._threads.pop()
+        self._files.close()
         if self._error:
             raise self._error
 

@@ -1,0 +1,160 @@
+"""Header tier: files that are copied, and changed where they were copied to, their checksums too.
+
+What stays is copied by the kernel, while the first change is computed; what changes is read, computed and put in its
+place, one tensor at a time. So the rest of the file, its ties and its pickled classes with it, stays byte for byte, and
+memory is bounded by the largest tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from paramctl import contents
+from paramctl.boxes import LOCATORS, Boxes
+from paramctl.checkpoint import Checkpoint, Extent, Param, Storage
+from paramctl.errors import FileError, ParamctlError
+from paramctl.formats import FORMATS, whole
+from paramctl.formats.checksums import Patch
+from paramctl.formats.whole import Copying
+from paramctl.plan import Change, Compute, Plan
+from paramctl.source import Source
+
+_PIECE_NBYTES = 1 << 20
+
+
+class Editing:
+    """A copy in which changes are put.
+
+    Args:
+        source: what it is a copy of.
+        file: the copy.
+        copy: how far it is.
+        format_name: of the file, a key of `FORMATS`; empty for one that has no checksums of its own.
+    """
+
+    def __init__(self, source: Source, file: IO[bytes], copy: Copying, format_name: str) -> None:
+        self._source, self._file, self._copy = source, file, copy
+        self._sealer = FORMATS[format_name].sealer if format_name else ""
+        self._patches: list[Patch] = []
+        self._regions: dict[Extent, list[Patch]] = {}
+
+    def read(self, param: Param, offset: int, nbytes: int) -> bytearray:
+        """Bytes as they are now.
+
+        Raises:
+            FileError: they cannot be read.
+        """
+        return contents.filled(self._copy.readable, str(self._source.path), param, offset, nbytes)
+
+    def put(self, extent: Extent, offset: int, data: bytearray) -> None:
+        """Change bytes of an extent, at `offset` of the file."""
+        self._copy.wait()
+        patches = self._regions.setdefault(extent, []) if extent.packing else self._patches
+        if extent.packing or self._sealer:
+            patches.append(Patch(offset, len(data), self._crc(offset, len(data)) ^ zlib.crc32(data)))
+        whole.write_at(self._file.fileno(), offset, data)
+
+    def _crc(self, offset: int, nbytes: int) -> int:
+        crc = 0
+        for at in range(offset, offset + nbytes, _PIECE_NBYTES):
+            crc = zlib.crc32(os.pread(self._file.fileno(), min(_PIECE_NBYTES, offset + nbytes - at), at), crc)
+        return crc
+
+    def seal(self) -> None:
+        """All is copied, and the checksums are right again."""
+        self._copy.wait()
+        for extent, patches in self._regions.items():
+            importlib.import_module(LOCATORS[extent.packing]).seal(self._file, self._source, extent, patches)
+        if self._sealer:
+            importlib.import_module(self._sealer).seal(self._file, self._source, self._patches)
+
+
+@contextlib.contextmanager
+def editing(source: Source, file: IO[bytes], format_name: str, *, target: str) -> Iterator[Editing]:
+    """A file that is copied into `file` while the block runs, and takes the place of `target` after that."""
+    if source.path is None:
+        raise FileError(source.name, "not a file")
+    with whole.copying(source.path, file, target=target) as copy:
+        made = Editing(source, file, copy, format_name)
+        yield made
+        made.seal()
+
+
+def carried_out(checkpoint: Checkpoint, plan: Plan, opened: Callable[[str], Editing]) -> Plan:
+    """The plan, carried out, with what each change did.
+
+    Args:
+        checkpoint: that is changed.
+        plan: its changes.
+        opened: the copy of a file, by its path.
+
+    Raises:
+        FileError: values cannot be changed where they lie, or read.
+    """
+
+    def read(param: Param, path: str, offset: int, nbytes: int) -> bytearray:
+        return opened(path).read(param, offset, nbytes)
+
+    def put(extent: Extent, offset: int, data: bytearray) -> None:
+        opened(extent.path).put(extent, offset, data)
+
+    def run(change: Change, compute: Compute) -> str:
+        param = target(change)
+        start, end = param.span
+        if not param.numel:
+            return compute(memoryview(bytearray()))
+        refuse(checkpoint, param)
+        first = param.storage.extents[0]
+        if _is_in_boxes(param.storage):
+            boxes = Boxes(param, read)
+            data = boxes.read(start, end)
+            did = compute(memoryview(data))
+            boxes.write(start, data, put)
+            return did
+        data = read(param, first.path, first.offset + start, end - start)
+        did = compute(memoryview(data))
+        put(first, first.offset + start, data)
+        return did
+
+    return plan.carried_out(run)
+
+
+def target(change: Change) -> Param:
+    """What a change changes."""
+    if change.after is None:
+        raise ParamctlError("a change without a tensor")
+    return change.after
+
+
+def refuse(checkpoint: Checkpoint, param: Param) -> None:
+    """Values that cannot be changed where they lie.
+
+    Raises:
+        FileError: it is so.
+    """
+    storage = param.storage
+    is_one = len(storage.extents) == 1 and not storage.extents[0].packing and not storage.extents[0].box
+    if is_one or not param.numel or _is_in_boxes(storage):
+        return
+    where = f"{checkpoint.source.name}: {param.name}"
+    if storage.is_meta:
+        raise FileError(where, "it has a shape, and no values to change")
+    raise FileError(where, f"{storage.why_unreadable or _where_else(storage)}, and cannot be changed there")
+
+
+def _is_in_boxes(storage: Storage) -> bool:
+    is_boxed = bool(storage.extents) and all(extent.box or extent.packing in LOCATORS for extent in storage.extents)
+    return is_boxed and not storage.why_unreadable
+
+
+def _where_else(storage: Storage) -> str:
+    if not storage.extents:
+        return "its values lie inside the pickle"
+    if len(storage.extents) == 1 and storage.extents[0].packing == "deflate":
+        return "its bytes are compressed inside the archive"
+    return "its values lie in pieces"
