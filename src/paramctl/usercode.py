@@ -21,11 +21,23 @@ _OWN = str(Path(__file__).parent) + os.sep
 _LINE = 60  # characters of a line of code
 _INSTALLED = f"{sys.base_prefix}{os.sep}lib"
 _NAMED: list[str] = []  # the code that has been run
+_BEFORE: list[Callable[[], None]] = []
 
 
 def has_run() -> bool:
     """Whether any code that a user named was begun in this process."""
     return bool(_NAMED)
+
+
+def before_any(run: Callable[[], None]) -> None:
+    """Call `run` before there is anything of the first code that a user named, in this process."""
+    _BEFORE.append(run)
+
+
+def _begin(what: str) -> None:
+    while _BEFORE:
+        _BEFORE.pop()()
+    _NAMED.append(what)
 
 
 @contextlib.contextmanager
@@ -51,7 +63,7 @@ def running(
     """
     importable = str((folder or Path()).resolve())
     sys.path.insert(0, importable)
-    _NAMED.append(what)
+    _begin(what)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -95,6 +107,7 @@ def load(path: Path, *, error: type[ParamctlError] = ParamctlError) -> ModuleTyp
     """
     if not path.is_file():
         raise error(f"{shortened(str(path))}: no such file")
+    _begin(str(path))
     name = f"{OWN_NAME}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -259,8 +259,19 @@ ENDS = """
 import atexit, threading, time
 from torch import nn
 
+class Logger:
+    def __init__(self):
+        self.myself = self
+        self.file = open("in-a-circle.txt", "w")
+        self.file.write("flushed")
+
+class Ends:
+    def __del__(self, open=open):
+        open("deleted.txt", "w").write("ended")
+
 left_open = open("left-open.txt", "w")
 left_open.write("written")
+logger, ends = Logger(), Ends()
 atexit.register(lambda: open("at-exit.txt", "w").write("called"))
 threading.Thread(target=lambda: (time.sleep(0.2), open("thread.txt", "w").write("ended"))).start()
 net = nn.Linear(2, 1)
@@ -268,12 +279,18 @@ net = nn.Linear(2, 1)
 
 
 def test_a_definition_ends_as_python_would_end_it(shell, tmp_path):
-    """A file that a definition leaves open is flushed, what it registered is called, and its threads come to an end."""
+    """Files that a definition leaves open are flushed, what it registered is called, and objects and threads end."""
     (tmp_path / "net.py").write_text(ENDS)
     done = shell("paramctl ls -f names net.py")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"weight\nbias\n", b"")
     said = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
-    assert said == {"left-open.txt": "written", "at-exit.txt": "called", "thread.txt": "ended"}
+    assert said == {
+        "left-open.txt": "written",
+        "in-a-circle.txt": "flushed",
+        "deleted.txt": "ended",
+        "at-exit.txt": "called",
+        "thread.txt": "ended",
+    }
 
 
 def test_a_command_ends_with_its_status(shell, model):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from paramctl import usercode
 from paramctl.cli._options import expanded, say
 from paramctl.errors import Exit, ParamctlError, escaped
 
@@ -136,6 +137,7 @@ def main() -> NoReturn:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's threads else begin with 0.1 s of turning on a core
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed by `2>&-`
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    usercode.before_any(gc.freeze)  # what there is by then, torch above all, is not searched for circles at the end
     status: int | None = None  # of a command that came to its end
     atexit.register(lambda: _leave(status))  # first, so that it is called last
     status = run(sys.argv[1:]) if sys.stdout else _fail("error: standard output is closed")
@@ -145,12 +147,11 @@ def main() -> NoReturn:
 
 
 def _leave(status: int | None) -> None:
-    """End the process at once, and leave it to the system to take it down: the interpreter needs up to 0.3 s for it.
+    """End the process at once, and leave it to the system to take it down: the interpreter needs up to 0.5 s for it.
 
-    Code that a user named goes the interpreter's own way: it may have files open that are flushed only there.
+    Code that a user named goes the interpreter's own way, on which files are flushed and objects end.
     """
-    usercode = sys.modules.get("paramctl.usercode")
-    if status is None or (usercode is not None and usercode.has_run()):
+    if status is None or usercode.has_run():
         return
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with contextlib.suppress(OSError, ValueError):
