@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import paramctl
+
 SHARDS = {"a": ("emb.weight", "0.weight"), "b": ("1.weight", "1.bias"), "c": ("head.weight",)}
 SUFFIXES = {"safetensors": "safetensors", "torch": "bin", "legacy": "bin"}
 
@@ -219,3 +221,16 @@ def test_what_is_no_file_cannot_be_copied(hub, run):
     assert (done.code, done.err) == (2, f"error: {hub}/pipe: no file and no folder, and cannot be copied\n")
     assert run("set", hub, "1.bias = 3", "head.weight = 3", "--in-place").code == 0
     assert (hub / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("assignments", [["1.bias = 3"], ["1.bias = 3", "head.weight = 2"]], ids=len)
+@pytest.mark.parametrize("target", ["new", "hub"])
+def test_what_is_told_is_what_is_copied(hub, target, assignments):
+    """How many bytes are told is known before: all of a new folder, and in its place the files that change."""
+    edit = paramctl.open(str(hub)).set(*assignments)
+    told: list[int] = []
+    expected = edit.nbytes(target)
+    edit.write(target, tell=told.append)
+    changed = [path for path in hub.glob("*-of-*") if number(path.name) in ("00002", "00003")[: len(assignments)]]
+    copied = changed if target == "hub" else [path for path in hub.rglob("*") if path.is_file()]
+    assert sum(told) == expected == sum(min(path.stat().st_size, 512 * path.stat().st_blocks) for path in copied)

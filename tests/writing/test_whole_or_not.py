@@ -257,10 +257,11 @@ def test_a_block_that_fails_ends_the_copying(tmp_path, monkeypatch):
     monkeypatch.setattr(whole, "_STEP_NBYTES", 1 << 10)
     begun, failed, steps = threading.Event(), threading.Event(), []
 
-    def copied(*_, at, **__):
+    def copied(*_, nbytes, at, **__):
         steps.append(at)
         begun.set()
         failed.wait(10)
+        return nbytes
 
     monkeypatch.setattr(whole, "copy_range", copied)
 
@@ -287,6 +288,19 @@ def test_a_copy_that_fails_is_the_error(run, tmp_path, monkeypatch):
     done = run("set", tmp_path / "m.pt", "a = 1", "-o", tmp_path / "new.pt")
     assert (done.code, done.err) == (2, f"error: {tmp_path}/new.pt: cannot be written: no space left on device\n")
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_source_that_is_cut_short_is_the_error(run, tmp_path, monkeypatch, number):
+    """Where it ends meanwhile, at the first step or a later one: nothing is written, and the name is the source's."""
+    torch.save({"a": torch.zeros(5000)}, tmp_path / "m.pt")
+    monkeypatch.setattr(whole, "_shared", lambda *_: False)
+    monkeypatch.setattr(whole, "_STEP_NBYTES", 1 << 13)
+    real = whole.copy_range
+    monkeypatch.setattr(whole, "copy_range", lambda *args, **more: real(*args, **more) - (more["at"] == number << 13))
+    done = run("set", tmp_path / "m.pt", "a = 1", "-o", tmp_path / "new.pt")
+    said = f"error: {tmp_path}/m.pt: the file became shorter while it was read\n"
+    assert (done.code, done.err, [path.name for path in tmp_path.iterdir()]) == (2, said, ["m.pt"])
 
 
 @pytest.mark.parametrize("words", [["m.pt", "--in-place"], ["other.pt", "-o", "m.pt"]], ids=" ".join)

@@ -65,9 +65,9 @@ def _telling(change: Change, words: str, progress: Progress) -> Change:
 def carry_out(edit: Edit, writing: Writing, output: Output, *, notes: tuple[str, ...] = ()) -> None:
     """Write the plan, or rehearse it; then show what each change did."""
     target = writing.target(edit.checkpoint)
-    with Progress() as progress:
+    with Progress(edit.nbytes(target) if target else 0, is_for_reader=not target) as progress:
         watched = _watched(edit, progress)
-        report = watched.write(target) if target else watched.rehearse()
+        report = watched.write(target, tell=progress.tell) if target else watched.rehearse()
     if target != "-":
         output.show(report)
     for note in notes if target else (*notes, UNWRITTEN):

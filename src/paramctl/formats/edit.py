@@ -50,8 +50,23 @@ def rehearse(checkpoint: Checkpoint, plan: Plan) -> Plan:
     return plan.carried_out(run)
 
 
-def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
+def nbytes(checkpoint: Checkpoint, plan: Plan, target: str) -> int:
+    """How many bytes `write` copies."""
+    if checkpoint.source.kind == "definition":
+        return 0
+    if checkpoint.format in _FOLDERS:
+        return edit_folder.nbytes(checkpoint, plan, target)
+    return whole.room(checkpoint.source.path) if checkpoint.source.path else 0
+
+
+def write(checkpoint: Checkpoint, plan: Plan, target: str, tell: whole.Tell) -> Plan:
     """Carry out the plan into `target`, a path or `-`, in the source's format.
+
+    Args:
+        checkpoint: that is changed.
+        plan: its changes.
+        target: where it is written.
+        tell: is told how many bytes were copied, each time.
 
     Returns:
         The plan with what each change did.
@@ -67,14 +82,14 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str) -> Plan:
         definition.write(checkpoint, target)
         return done
     if checkpoint.format in _FOLDERS:
-        return edit_folder.write(checkpoint, plan, target)
+        return edit_folder.write(checkpoint, plan, target, tell)
     path = checkpoint.source.path
     row = FORMATS.get(checkpoint.format)
     if path is None or row is None or not row.edited:
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
     with (
         whole.replacing(target, nbytes=whole.room(path)) as file,
-        editing.editing(checkpoint.source, file, checkpoint.format, target=target) as copy,
+        editing.editing(checkpoint.source, file, checkpoint.format, target=target, tell=tell) as copy,
     ):
         return editing.carried_out(checkpoint, plan, lambda _: copy)
 

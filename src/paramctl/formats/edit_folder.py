@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint
@@ -23,8 +23,47 @@ from paramctl.plan import Plan
 from paramctl.source import Reader, Source
 
 
-def write(checkpoint: Checkpoint, plan: Plan, out: str) -> Plan:
+class _Where(NamedTuple):
+    """Where a folder is written to, and what of it has to be copied."""
+
+    folder: Path
+    in_place: bool
+    changed: list[str]  # files in which something changes, as the checkpoint names them
+    there: list[str]  # all files, by their paths in the folder
+
+    @property
+    def alone(self) -> str:
+        """The only file that has to be written."""
+        is_one = self.in_place and len(self.changed) == 1 and not os.path.islink(self.changed[0])  # noqa: PTH114 - a name
+        return self.changed[0] if is_one else ""
+
+    @property
+    def nbytes(self) -> int:
+        files = self.changed if self.in_place else [os.path.join(self.folder, name) for name in self.there]  # noqa: PTH118
+        return sum(map(whole.room, files))
+
+
+def _where(checkpoint: Checkpoint, plan: Plan, out: str) -> _Where:
+    source = checkpoint.source
+    path = source.path or Path()
+    folder = path if source.kind == "folder" else path.parent
+    in_place = out == source.name or (Path(out).exists() and Path(out).samefile(folder))
+    return _Where(folder, in_place, _changed(plan), _files(folder))
+
+
+def nbytes(checkpoint: Checkpoint, plan: Plan, out: str) -> int:
+    """How many bytes `write` copies."""
+    return _where(checkpoint, plan, out).nbytes
+
+
+def write(checkpoint: Checkpoint, plan: Plan, out: str, tell: whole.Tell) -> Plan:
     """Carry out the plan into `out`, a folder that is new or empty, or the model's own.
+
+    Args:
+        checkpoint: that is changed.
+        plan: its changes.
+        out: the folder.
+        tell: is told how many bytes were copied, each time.
 
     Returns:
         The plan with what each change did.
@@ -35,17 +74,12 @@ def write(checkpoint: Checkpoint, plan: Plan, out: str) -> Plan:
     """
     if out == whole.STDOUT:
         raise ParamctlError("a folder cannot be written to standard output", hint="name one")
-    source = checkpoint.source
-    path = source.path or Path()
-    folder = path if source.kind == "folder" else path.parent
-    in_place = out == source.name or (Path(out).exists() and Path(out).samefile(folder))
-    changed = _changed(plan)
-    if in_place and len(changed) == 1 and not os.path.islink(changed[0]):  # noqa: PTH114 - names are strings here
-        return _write_file(checkpoint, plan, Path(changed[0]))
-    there = _files(folder)
-    nbytes = sum(map(whole.room, changed if in_place else [folder / name for name in there]))
+    where = _where(checkpoint, plan, out)
+    if where.alone:
+        return _write_file(checkpoint, plan, Path(where.alone), tell)
+    folder, in_place = where.folder, where.in_place
     place = str(folder) if in_place else out
-    with whole.replacing_folder(place, nbytes=nbytes, force=in_place) as new, contextlib.ExitStack() as held:
+    with whole.replacing_folder(place, nbytes=where.nbytes, force=in_place) as new, contextlib.ExitStack() as held:
         if in_place:
             shutil.copymode(folder, new)
         copies: dict[str, Editing] = {}
@@ -56,20 +90,24 @@ def write(checkpoint: Checkpoint, plan: Plan, out: str) -> Plan:
                 file = held.enter_context(_within(new, name).open("x+b"))
                 if in_place:
                     shutil.copymode(path, new / name)
-                copies[name] = held.enter_context(_editing(checkpoint, path, file, path if in_place else whole.STDOUT))
+                copies[name] = held.enter_context(
+                    _editing(checkpoint, path, file, path if in_place else whole.STDOUT, tell)
+                )
             return copies[name]
 
         done = carried_out(checkpoint, plan, opened)
-        for name in there:
-            if name not in copies:
-                (beside.same if in_place else _copy)(folder / name, _within(new, name))
+        for name in where.there:
+            if name not in copies and in_place:
+                beside.same(folder / name, _within(new, name))
+            elif name not in copies:
+                _copy(folder / name, _within(new, name), tell)
     return done
 
 
-def _write_file(checkpoint: Checkpoint, plan: Plan, path: Path) -> Plan:
+def _write_file(checkpoint: Checkpoint, plan: Plan, path: Path, tell: whole.Tell) -> Plan:
     with (
         whole.replacing(str(path), nbytes=whole.room(path)) as file,
-        _editing(checkpoint, str(path), file, str(path)) as copy,
+        _editing(checkpoint, str(path), file, str(path), tell) as copy,
     ):
         return carried_out(checkpoint, plan, lambda _: copy)
 
@@ -81,15 +119,15 @@ def _changed(plan: Plan) -> list[str]:
 
 
 def _editing(
-    checkpoint: Checkpoint, name: str, file: IO[bytes], old: str
+    checkpoint: Checkpoint, name: str, file: IO[bytes], old: str, tell: whole.Tell
 ) -> contextlib.AbstractContextManager[Editing]:
     """A file of the folder, as one of its own format; those of torch.distributed.checkpoint are of none."""
     source = Source(name, "file", Path(name))
     if checkpoint.format in formats.FOLDERS:
-        return editing(source, file, "", target=old)
+        return editing(source, file, "", target=old, tell=tell)
     with Reader(source) as reader:
         module = formats.of(reader)
-    return editing(source, file, module.NAME if module else "", target=old)
+    return editing(source, file, module.NAME if module else "", target=old, tell=tell)
 
 
 def _files(folder: Path) -> list[str]:
@@ -108,13 +146,13 @@ def _within(new: Path, name: str) -> Path:
     return there
 
 
-def _copy(old: Path, new: Path) -> None:
+def _copy(old: Path, new: Path, tell: whole.Tell) -> None:
     """A file of its own; of a link what it leads to. A folder that a link leads to is linked again."""
     if old.is_dir():
         new.symlink_to(old.resolve(), target_is_directory=True)
     elif old.is_file():
         with new.open("x+b") as file:
-            whole.copy(old, file)
+            whole.copy(old, file, tell=tell)
     elif old.is_symlink():
         new.symlink_to(old.readlink())
     else:

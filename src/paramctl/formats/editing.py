@@ -75,11 +75,11 @@ class Editing:
 
 
 @contextlib.contextmanager
-def editing(source: Source, file: IO[bytes], format_name: str, *, target: str) -> Iterator[Editing]:
+def editing(source: Source, file: IO[bytes], format_name: str, *, target: str, tell: whole.Tell) -> Iterator[Editing]:
     """A file that is copied into `file` while the block runs, and takes the place of `target` after that."""
     if source.path is None:
         raise FileError(source.name, "not a file")
-    with whole.copying(source.path, file, target=target) as copy:
+    with whole.copying(source.path, file, target=target, tell=tell) as copy:
         made = Editing(source, file, copy, format_name)
         yield made
         made.seal()

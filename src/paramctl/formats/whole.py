@@ -30,6 +30,9 @@ _FICLONE = 0x40049409  # linux/fs.h
 _PIECE_NBYTES = 1 << 30  # Linux moves 2 GiB in one call at most
 _STEP_NBYTES = 1 << 24  # that are copied before it is asked whether to go on
 _NO_FURTHER = -1
+_LOOK_SECONDS = 0.1  # how often it is told how far a copy is
+
+Tell = Callable[[int], None]
 
 
 @contextlib.contextmanager
@@ -406,20 +409,24 @@ def room(path: str | Path) -> int:
     return min(status.st_size, 512 * status.st_blocks) if stat.S_ISREG(status.st_mode) else 0
 
 
-def copy(source: Path, into: IO[bytes]) -> None:
+def _to_nobody(_: int) -> None:
+    """Who copies is not told of."""
+
+
+def copy(source: Path, into: IO[bytes], *, tell: Tell = _to_nobody) -> None:
     """All bytes of `source`: shared where the filesystem can, else copied inside the kernel, else through memory.
 
-    Holes stay holes.
+    Holes stay holes. `tell` is told how many bytes were copied, now and then.
 
     Raises:
         FileError: `source` cannot be read.
     """
-    with copying(source, into):
+    with copying(source, into, tell=tell):
         pass
 
 
 @contextlib.contextmanager
-def copying(source: Path, into: IO[bytes], *, target: str = STDOUT) -> Iterator[Copying]:
+def copying(source: Path, into: IO[bytes], *, target: str = STDOUT, tell: Tell = _to_nobody) -> Iterator[Copying]:
     """While the block runs, all bytes of `source` are copied, as `copy` does; they are there when it ends.
 
     A block that fails ends the copying. What `target` holds, whose place the copy is to take, leaves memory as the copy
@@ -437,7 +444,7 @@ def copying(source: Path, into: IO[bytes], *, target: str = STDOUT) -> Iterator[
         if target != STDOUT:
             with contextlib.suppress(OSError):  # there is none, or it may not be read
                 replaced = files.enter_context(_reading(Path(target)))
-        made = Copying(descriptor, into.fileno(), replaced, files)
+        made = Copying(source, descriptor, into.fileno(), replaced, files, tell)
         try:
             yield made
             made.wait()
@@ -455,13 +462,18 @@ def _reading(path: Path) -> Iterator[int]:
 
 
 class Copying:
-    """A file that is copied beside what else is done. `files` are closed once it is."""
+    """A file that is copied beside what else is done. `files` are closed once it is; who waits tells how far it is."""
 
-    def __init__(self, source: int, into: int, replaced: int | None, files: contextlib.ExitStack) -> None:
-        self._source, self._into, self._files = source, into, files
+    def __init__(
+        self, name: Path, source: int, into: int, replaced: int | None, files: contextlib.ExitStack, tell: Tell
+    ) -> None:
+        self._name, self._source, self._into = name, source, into
+        self._files, self._tell = files, tell
+        self._done = 0  # bytes
+        self._told = 0
         self._steps: SimpleQueue[int] = SimpleQueue()  # how far it is
         self._ended = threading.Event()
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
         if not _shared(source, into):
             self._begin(self._copy)
@@ -482,10 +494,15 @@ class Copying:
 
         Raises:
             OSError: it cannot be.
+            FileError: it was cut short meanwhile.
         """
         while self._threads:
-            self._threads[-1].join()
-            self._threads.pop()
+            self._threads[-1].join(_LOOK_SECONDS)
+            if not self._threads[-1].is_alive():
+                self._threads.pop()
+            done = self._done
+            self._tell(done - self._told)
+            self._told = done
         self._files.close()
         if self._error:
             raise self._error
@@ -498,18 +515,24 @@ class Copying:
 
     def _copy(self) -> None:
         try:
-            nbytes = os.fstat(self._source).st_size
-            for begin, end in _written_ranges(self._source, nbytes):
-                for at in range(begin, end, _STEP_NBYTES):
-                    if self._ended.is_set():
-                        return
-                    copy_range(self._source, self._into, nbytes=min(_STEP_NBYTES, end - at), begin=at, at=at)
-                    self._steps.put(at + _STEP_NBYTES)
-            os.ftruncate(self._into, nbytes)
-        except OSError as error:
+            self._copy_all()
+        except BaseException as error:  # noqa: BLE001 - of a thread: raised to who waits
             self._error = error
         finally:
             self._steps.put(_NO_FURTHER)
+
+    def _copy_all(self) -> None:
+        nbytes = os.fstat(self._source).st_size
+        for begin, end in _written_ranges(self._source, nbytes):
+            for at in range(begin, end, _STEP_NBYTES):
+                if self._ended.is_set():
+                    return
+                step = min(_STEP_NBYTES, end - at)
+                if copy_range(self._source, self._into, nbytes=step, begin=at, at=at) < step:
+                    raise FileError(self._name, "the file became shorter while it was read")
+                self._done += step
+                self._steps.put(at + step)
+        os.ftruncate(self._into, nbytes)
 
 
 def _forget_behind(descriptor: int, steps: SimpleQueue[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from paramctl import plan as plans
@@ -22,13 +23,21 @@ class Edit(NamedTuple):
         """A change a row, with what it would do. Nothing is written."""
         return self._report(edit.rehearse(self.checkpoint, self.plan))
 
-    def write(self, target: str) -> Report:
+    def nbytes(self, target: str) -> int:
+        """How many bytes are copied to write it there."""
+        return edit.nbytes(self.checkpoint, self.plan, str(target))
+
+    def write(self, target: str, *, tell: Callable[[int], None] | None = None) -> Report:
         """Write the whole changed model to a path, or `-` for standard output; the path may be the one it is from.
+
+        Args:
+            target: the path.
+            tell: is told how many bytes were copied, each time.
 
         Raises:
             FileError: it cannot be written; what was there is as it was.
         """
-        return self._report(edit.write(self.checkpoint, self.plan, str(target)))
+        return self._report(edit.write(self.checkpoint, self.plan, str(target), tell or (lambda _: None)))
 
     def _report(self, done: Plan) -> Report:
         names = dict.fromkeys(change.after.name for change in done.changes if change.after is not None)
