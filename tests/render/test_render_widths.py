@@ -202,6 +202,20 @@ def test_fold(line, width):
     assert all(cells(piece) <= max(width, 2) for piece in lines)
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("= 1: 0.03223", ["= 1:", "0.03223"]),
+        ("mean 3.14159", ["mean", "3.14159"]),
+        ("attn.c_attn.weight", ["attn.c_", "attn.", "weight"]),
+        ("layers.10.weight", ["layers.10.", "weight"]),
+    ],
+)
+def test_a_text_is_broken_where_one_reads_on(text, lines):
+    """At a blank, or behind a mark, but not at the point of a number."""
+    assert [line.strip() for line in fold(text, 10)] == lines
+
+
 def test_cells_are_those_of_rich():
     """Letters and ideographs are as wide as rich takes them to be."""
     text = "".join(

@@ -24,6 +24,9 @@ _SIZES = re.compile(r"\[([\d,]*)\]")
 _SAID_IF_ANY = frozenset({"same", "changed", "added", "removed", "shape", "dtype", "max_abs", "rel_l2"})
 
 
+_MARKS = re.compile(r"[,/_]|\.(?!\d)|(?<!\d)\.")  # behind which a text is broken; no number at its point
+
+
 def paint(text: str, style: str, screen: Screen) -> str:
     """The text in the colour of a style, where the screen has colours."""
     return f"\x1b[{_SGR[style]}m{text}\x1b[0m" if screen.color and style and text else text
@@ -53,9 +56,9 @@ def fold(text: str, width: int) -> list[str]:
         if end == len(text):
             return [*lines, indent + text[start:]]
         half = start + (end - start) // 2
-        near = text.rfind(" ", half, end)
+        near = text.rfind(" ", start + (end - start) // 3, end)
         if near < 0:
-            near = max(text.rfind(mark, half, end) for mark in ".,/_")
+            near = max((match.start() for match in _MARKS.finditer(text, half, end)), default=-1)
         end = near + 1 if near >= 0 else end
         lines.append((indent + text[start:end]).rstrip())
         start = end
