@@ -18,6 +18,7 @@ from paramctl.errors import FileError, nearest, shortened
 from paramctl.source import Source
 
 ParamKind = Literal["parameter", "buffer", "tensor"]
+ProblemKind = Literal["nowhere", "elsewhere", "twice", "unindexed", "stray", "total", "more"]
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -138,6 +139,14 @@ class Module(NamedTuple):
     version: int | None = None  # of how its class saves itself, where a state dict says so
 
 
+class Problem(NamedTuple):
+    """What does not fit in a source, and keeps nobody from reading it."""
+
+    kind: ProblemKind
+    name: str  # of the tensor or the file that it is about; empty where it is about neither
+    sentence: str
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What a source holds: named tensors in the source's order, the module tree, and everything that is no tensor."""
@@ -152,6 +161,7 @@ class Checkpoint:
     config: str = field(default="", compare=False)  # the path of a config.json that belongs to it
     root: str = field(default="", compare=False)  # the path in its file from which on names are told
     parts: tuple[Checkpoint, ...] = field(default=(), repr=False, compare=False)  # of which it was merged
+    problems: tuple[Problem, ...] = field(default=(), repr=False, compare=False)  # their sentences are in `extras`
 
     @property
     def knows_types(self) -> bool:

@@ -344,6 +344,9 @@ INDEXES = {  # what the index says beside what is so; the levels; the detail of 
     "a tensor that is nowhere, behind many that are elsewhere": (
         {f"a{i}": B for i in range(30)} | {"gone": A}, ["error"] + ["warning"] * 20, f"gone should be in {A}, and is in no shard",
     ),
+    "a tensor that is nowhere, whose name reads like another problem": (
+        {"total_size says c": B}, ["error"], f"total_size says c should be in {B}, and is in no shard",
+    ),
     "a tensor that it leaves out": ({"b": None}, ["warning"], f"b is in {B}, and not in the index"),
     "the name of a declared tie": ({"lm_head.weight": B}, ["warning"], f"lm_head.weight should be in {B}, and is in no shard"),
     "another total": ({"total_size": 1}, ["note"], "total_size says 1 bytes, the tensors take 508"),

@@ -2,7 +2,7 @@
 
 `model.safetensors.index.json` and `pytorch_model.bin.index.json` hold `{"metadata": {"total_size": …}, "weight_map":
 {tensor: shard}}`. The shards are read by their headers, each once; the index is held against what they hold, and what
-does not fit without keeping anyone from reading is told in `extras["index"]["problems"]`.
+does not fit without keeping anyone from reading is told in `problems`, and in words in `extras["index"]["problems"]`.
 
 An index cannot lead out of its folder: a shard's name is relative, has no `..`, and the folder that it names lies
 within. The shard itself may be a link, as in the Hub's cache, where all are.
@@ -21,18 +21,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from paramctl import formats
-from paramctl.checkpoint import Checkpoint, Module, Param, Storage
+from paramctl.checkpoint import Checkpoint, Module, Param, Problem, Storage
 from paramctl.errors import FileError, ParamctlError, shortened
-from paramctl.formats import config_ties, strangers
+from paramctl.formats import config_ties, index_problems, strangers
+from paramctl.formats.index_problems import problem
 from paramctl.formats.safetensors_file import NAME as SAFETENSORS
 from paramctl.formats.safetensors_file import naturally
 from paramctl.source import Reader, Source
 
 NAME = "sharded"
 MOST_INDEX_NBYTES = 100_000_000
-SHOULD_BE, IN_NO_SHARD, TOTAL = " should be in ", ", and is in no shard", "total_size says "  # in problems
 _SNIFFED_NBYTES = 1 << 20
-_TOLD = 20  # problems, each in words
 _INCOMPLETE = "the download may be incomplete"
 
 
@@ -156,7 +155,7 @@ class _Gathered:
     modules: dict[str, Module] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def gather(source: Source, folder: Path, what: Index, *, strays: Sequence[str] = ()) -> Checkpoint:
@@ -192,18 +191,20 @@ def gather(source: Source, folder: Path, what: Index, *, strays: Sequence[str] =
         }
     all_safetensors = all(checkpoint.format == SAFETENSORS for checkpoint in shards.values())
     params = naturally(params) if all_safetensors else params
-    _compare(found, what, params)
-    found.problems += [f"{shortened(stray)} is not in the index" for stray in strays]
+    if what.file:
+        found.problems += index_problems.against(what.owners, params, found.homes, what.metadata.get("total_size"))
+    found.problems += [problem("stray", stray) for stray in strays]
+    problems = index_problems.cut(found.problems)
     kinds = list(dict.fromkeys(checkpoint.format for checkpoint in shards.values()))
     about = {
         **({"file": what.file} if what.file else {}),
         "format": ", ".join(kinds),
         "shards": len(shards),
         "metadata": {key: _plain(value) for key, value in what.metadata.items()},
-        "problems": _cut(found.problems),
+        "problems": [one.sentence for one in problems],
     }
     extras = {**found.extras, "index": about}
-    return Checkpoint(source, NAME, params, found.modules, found.metadata, extras)
+    return Checkpoint(source, NAME, params, found.modules, found.metadata, extras, problems=problems)
 
 
 def homes(checkpoint: Checkpoint) -> dict[str, str]:
@@ -288,43 +289,8 @@ def _take(found: _Gathered, what: Index, shard: str, name: str, param: Param) ->
         found.params[name] = param
         found.homes[name], shard = shard, found.homes[name]
     if not param.declared:
-        found.problems.append(f"{shortened(name)} is in {found.homes[name]}, and in {shard} too")
-
-
-def _compare(found: _Gathered, what: Index, params: Mapping[str, Param]) -> None:
-    """The index against the shards: tensors that are elsewhere, nowhere, or that it does not know, and the total."""
-    if not what.file:
-        return
-    for name, shard in what.owners.items():
-        home = found.homes.get(name)
-        if home is None:
-            found.problems.append(f"{shortened(name)}{SHOULD_BE}{shard}{IN_NO_SHARD}")
-        elif home != shard:
-            found.problems.append(f"{shortened(name)}{SHOULD_BE}{shard}, and is in {home}")
-    for name, param in params.items():
-        if name not in what.owners and not param.declared:
-            found.problems.append(f"{shortened(name)} is in {found.homes[name]}, and not in the index")
-    total = what.metadata.get("total_size")
-    nbytes = sum(param.nbytes for param in params.values() if not param.declared)
-    if total is None or total == nbytes or total in _other_totals(params):
-        return
-    said = shortened(f"{total:,}" if type(total) is int else repr(total), 40)
-    found.problems.append(f"{TOTAL}{said} bytes, the tensors take {nbytes:,}")
-
-
-def _other_totals(params: Mapping[str, Param]) -> tuple[int, int]:
-    """What else writers call the total: the storages' bytes, and those of the tensors with each tie counted once."""
-    there = [param for param in params.values() if not param.declared]
-    stored = {param.storage.key: param.storage.nbytes for param in there}
-    once = {(param.storage.key, param.span): param.nbytes for param in there}
-    return sum(stored.values()), sum(once.values())
+        found.problems.append(problem("twice", name, home=found.homes[name], shard=shard))
 
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else shortened(repr(value), 80)
-
-
-def _cut(problems: Sequence[str]) -> list[str]:
-    problems = sorted(problems, key=lambda problem: not problem.endswith(IN_NO_SHARD))  # the gravest first
-    more = [f"and {len(problems) - _TOLD:,} more"] if len(problems) > _TOLD else []
-    return [*problems[:_TOLD], *more]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from paramctl.checkpoint import Checkpoint
+from paramctl.checkpoint import Checkpoint, Problem
 from paramctl.formats import sharded
 from paramctl.ops._check_findings import Finding, Level
 
@@ -17,16 +17,14 @@ def against_index(checkpoint: Checkpoint) -> Iterator[Finding]:
     """
     if checkpoint.format != sharded.NAME:
         return
-    about = checkpoint.extras["index"]
-    name = checkpoint.source.name
-    where = os.path.join(name, about.get("file", "")) if checkpoint.source.kind == "folder" else ""  # noqa: PTH118
-    for problem in about["problems"]:
-        yield Finding(_level(problem, checkpoint), "index", "", problem, where.removesuffix(os.sep))
+    index = checkpoint.extras["index"].get("file", "")
+    where = os.path.join(checkpoint.source.name, index) if checkpoint.source.kind == "folder" else ""  # noqa: PTH118
+    for problem in checkpoint.problems:
+        yield Finding(_level(problem, checkpoint), "index", "", problem.sentence, where.removesuffix(os.sep))
 
 
-def _level(problem: str, checkpoint: Checkpoint) -> Level:
-    if problem.startswith(sharded.TOTAL):
+def _level(problem: Problem, checkpoint: Checkpoint) -> Level:
+    if problem.kind == "total":
         return "note"
-    if not problem.endswith(sharded.IN_NO_SHARD):
-        return "warning"
-    return "warning" if problem.partition(sharded.SHOULD_BE)[0] in checkpoint.params else "error"  # a declared tie
+    is_lost = problem.kind == "nowhere" and problem.name not in checkpoint.params  # where it is one: a declared tie
+    return "error" if is_lost else "warning"
