@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from paramctl.errors import FileError
 from paramctl.formats import whole
@@ -228,6 +229,17 @@ def test_readers_see_one_file_or_the_other(tmp_path):
 # ----------------------------------------------------------------------------- copies
 
 
+def break_kernel(monkeypatch, broken):
+    """Let the kernel copy nothing, or one megabyte: some filesystems stop before the end."""
+    real = os.copy_file_range
+    if "copy_file_range" in broken:
+        monkeypatch.delattr(os, "copy_file_range")
+    if "half" in broken:
+        monkeypatch.setattr(
+            os, "copy_file_range", lambda s, t, n, a, b: real(s, t, min(n, 1 << 20), a, b) if a < 1 << 20 else 0
+        )
+
+
 @pytest.mark.parametrize("broken", [(), ("_shared",), ("_shared", "copy_file_range"), ("_shared", "half")])
 def test_every_way_to_copy_copies(tmp_path, monkeypatch, broken):
     """Shared, copied by the kernel, through memory, or by the kernel in part: all the bytes, with edits on top."""
@@ -235,19 +247,24 @@ def test_every_way_to_copy_copies(tmp_path, monkeypatch, broken):
     (tmp_path / "old").write_bytes(data)
     if "_shared" in broken:
         monkeypatch.setattr(whole, "_shared", lambda *_: False)
-    real = os.copy_file_range
-    if "copy_file_range" in broken:
-        monkeypatch.delattr(os, "copy_file_range")
-    if "half" in broken:  # some filesystems stop before the end
-        monkeypatch.setattr(
-            os, "copy_file_range", lambda s, t, n, a, b: real(s, t, min(n, 1 << 20), a, b) if a < 1 << 20 else 0
-        )
+    break_kernel(monkeypatch, broken)
     with whole.replacing(str(tmp_path / "new")) as file:
         whole.copy(tmp_path / "old", file)
         whole.write_at(file.fileno(), 100, b"edited")
         file.seek(98)
         assert file.read(10) == data[98:100] + b"edited" + data[106:108]
     assert (tmp_path / "new").read_bytes() == data[:100] + b"edited" + data[106:]
+
+
+@pytest.mark.parametrize("broken", ["", "copy_file_range", "half"])
+def test_every_way_to_copy_a_tensor_copies(run, tmp_path, monkeypatch, broken):
+    """By the kernel, through memory, or by the kernel in part: a tensor is what it was, and so is the one behind it."""
+    tensors = {"a": torch.randn(3 << 18), "b": torch.randn(3 << 18), "c": torch.randn(2)}
+    torch.save(tensors, tmp_path / "m.pt")
+    break_kernel(monkeypatch, (broken,))
+    assert run("convert", tmp_path / "m.pt", tmp_path / "m.safetensors").code == 0
+    found = load_file(tmp_path / "m.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 def test_a_block_that_fails_ends_the_copying(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ is big-endian or is cast, by the values tier, which is asked for by its name. Me
 from __future__ import annotations
 
 import importlib
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from types import ModuleType
@@ -51,17 +50,10 @@ class Sink:
             self._held = bytearray()
 
     def copy(self, source: int, offset: int, nbytes: int) -> bool:
-        """Bytes of another file by the kernel; False where it cannot, and then nothing was written."""
+        """Bytes of another file by the kernel; False where it cannot copy all, and all are still to come."""
         self.flush()
-        done = 0
-        while done < nbytes:
-            try:
-                count = os.copy_file_range(source, self.descriptor, nbytes - done, offset + done, self.at + done)
-            except (OSError, AttributeError):
-                count = 0
-            if not count:
-                return False
-            done += count
+        if whole.copied_by_kernel(source, self.descriptor, nbytes=nbytes, begin=offset, at=self.at) < nbytes:
+            return False
         self.at += nbytes
         return True
 

@@ -569,15 +569,21 @@ def copy_range(source: int, into: int, *, nbytes: int, begin: int = 0, at: int =
 
     By offsets, so that neither descriptor's position counts: /dev/fd/N may be shared with another process.
     """
+    done = copied_by_kernel(source, into, nbytes=nbytes, begin=begin, at=at)
+    while done < nbytes and (piece := os.pread(source, min(nbytes - done, 1 << 20), begin + done)):
+        write_at(into, at + done, piece)
+        done += len(piece)
+    return done
+
+
+def copied_by_kernel(source: int, into: int, *, nbytes: int, begin: int = 0, at: int = 0) -> int:
+    """`copy_range` as far as the kernel copies, and no further."""
     done = 0
     with contextlib.suppress(OSError, AttributeError):  # not between these filesystems, or not on this system
         while done < nbytes and (
             step := os.copy_file_range(source, into, min(nbytes - done, _PIECE_NBYTES), begin + done, at + done)
         ):
             done += step
-    while done < nbytes and (piece := os.pread(source, min(nbytes - done, 1 << 20), begin + done)):
-        write_at(into, at + done, piece)
-        done += len(piece)
     return done
 
 
