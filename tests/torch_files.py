@@ -42,7 +42,7 @@ def written(checkpoint: Checkpoint, path: Path, *, metadata: Any = None, **optio
     made = torch_pickle.state_dict_pickle(checkpoint.params.values(), **options)
     fresh = (torch_zip_writer.Fresh(key, storage.nbytes, chunks(storage)) for key, storage in made.storages)
     with path.open("wb") as file:
-        torch_zip_writer.write(file, made.pickled, fresh, metadata=metadata or {})
+        torch_zip_writer.write(torch_zip_writer.Archive(file), made.pickled, fresh, metadata=metadata or {})
     return path
 
 

@@ -193,7 +193,7 @@ def test_an_archive_within_a_stream(tmp_path: Path):
     saved(path)
     file = io.BytesIO(b"before")
     file.seek(6)
-    torch_zip_writer.write(file, b"\x80\x02N.", [Fresh("0", 3, [b"abc"])])
+    torch_zip_writer.write(torch_zip_writer.Archive(file), b"\x80\x02N.", [Fresh("0", 3, [b"abc"])])
     assert zipfile.ZipFile(io.BytesIO(file.getvalue()[6:])).read("archive/data/0") == b"abc"
 
 

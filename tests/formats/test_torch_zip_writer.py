@@ -17,7 +17,7 @@ from torch.serialization import skip_data
 from paramctl import source
 from paramctl.errors import ParamctlError
 from paramctl.formats import small_archives, torch_zip_writer, whole
-from paramctl.formats.torch_zip_writer import Fresh, kept, write
+from paramctl.formats.torch_zip_writer import Archive, Fresh, kept, write
 from paramctl.source import Reader
 from torch_files import read, saved, written
 
@@ -80,7 +80,7 @@ def test_beyond_4_gib_the_headers_are_those_of_torch(tmp_path: Path, monkeypatch
     with Reader(source.resolve(str(theirs))) as reader, (tmp_path / "mine.pt").open("w+b") as file:
         stay = kept(reader, "archive/data/")
         pickled = members_of(theirs, "archive/data.pkl")
-        write(file, pickled, stay.values())
+        write(Archive(file), pickled, stay.values())
         nbytes = file.tell()
         assert nbytes == reader.nbytes
         with zipfile.ZipFile(theirs) as archive:
@@ -121,7 +121,7 @@ def test_more_members_than_16_bits_can_count(tmp_path: Path):
     """Beyond 65,535 members torch, zipfile and paramctl go by the wide directory."""
     path = tmp_path / "m.pt"
     with path.open("wb") as file:
-        write(file, b"\x80\x02]K\x01a.", (Fresh(str(i), 0, ()) for i in range(66_000)))
+        write(Archive(file), b"\x80\x02]K\x01a.", (Fresh(str(i), 0, ()) for i in range(66_000)))
     assert torch.load(path) == [1]
     assert len(members(path)) == 66_006
     assert read(path).extras == {"value": [1]}
@@ -134,7 +134,7 @@ def test_more_members_than_16_bits_can_count(tmp_path: Path):
 def test_a_storage_is_as_long_as_was_said(given: int):
     """Chunks that are more or fewer bytes than were announced are an error, and no archive."""
     with pytest.raises(ParamctlError) as error:
-        write(io.BytesIO(), b".", [Fresh("0", 4, (bytes(given),))])
+        write(Archive(io.BytesIO()), b".", [Fresh("0", 4, (bytes(given),))])
     assert str(error.value) == f"error: archive/data/0: {given} bytes were to be had, and not 4"
 
 
@@ -142,7 +142,7 @@ def test_chunks_are_whatever_has_bytes():
     """Chunks can be arrays of any dtype and shape, empty ones too."""
     chunks = [np.arange(6, dtype=np.int16).reshape(2, 3), np.empty((0, 3)), b"", bytearray(b"ab"), memoryview(b"c")]
     file = io.BytesIO()
-    write(file, b".", [Fresh("0", 15, chunks)])
+    write(Archive(file), b".", [Fresh("0", 15, chunks)])
     found = zipfile.ZipFile(file).read("archive/data/0")
     assert found == np.arange(6, dtype=np.int16).tobytes() + b"abc"
 
@@ -152,7 +152,7 @@ def test_the_same_gives_the_same_bytes_and_other_values_another_id():
 
     def made(value: bytes) -> bytes:
         file = io.BytesIO()
-        write(file, b"\x80\x02N.", [Fresh("0", 4, (value[:1], value[1:]))], metadata={"a": "b"})
+        write(Archive(file), b"\x80\x02N.", [Fresh("0", 4, (value[:1], value[1:]))], metadata={"a": "b"})
         return file.getvalue()
 
     def id_of(archive: bytes) -> bytes:
@@ -196,7 +196,7 @@ def test_a_small_archive_is_made_from_its_like(nbytes: int):
         one.seek(3)
         other.seek(3)
         assert pattern.write(one, data) == len(one.getvalue()) - 3
-        torch_zip_writer.write(other, pickled, [torch_zip_writer.Fresh("0", nbytes, [data])])
+        torch_zip_writer.write(torch_zip_writer.Archive(other), pickled, [torch_zip_writer.Fresh("0", nbytes, [data])])
         assert one.getvalue() == other.getvalue()
     with pytest.raises(ParamctlError, match="bytes were to be had"):
         pattern.write(io.BytesIO(), bytes(nbytes + 1))

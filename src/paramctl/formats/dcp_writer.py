@@ -37,7 +37,7 @@ from paramctl.formats.pickle_nodes import (
 from paramctl.formats.pour import Pourer
 from paramctl.formats.small_archives import SmallArchive
 from paramctl.formats.torch_pickle import tensor_pickle
-from paramctl.formats.torch_zip_writer import Fresh
+from paramctl.formats.torch_zip_writer import Archive, Fresh
 from paramctl.outline import Entry, Outline
 from paramctl.storages import Blob
 
@@ -72,7 +72,7 @@ def _write_one(entry: Entry, file: IO[bytes], pourer: Pourer) -> _Region:
     if entry.nbytes <= small_archives.MOST_NBYTES:
         return _Region(begin, _small(entry.dtype, entry.param.shape).write(file, b"".join(chunks)))
     fresh = Fresh("0", entry.nbytes, chunks)
-    torch_zip_writer.write(file, _tensor_pickle(entry.dtype, entry.param.shape), [fresh])
+    torch_zip_writer.write(Archive(file), _tensor_pickle(entry.dtype, entry.param.shape), [fresh])
     return _Region(begin, file.tell() - begin)
 
 
@@ -84,7 +84,7 @@ def _small(dtype: DType, shape: tuple[int, ...]) -> SmallArchive:
 def _write_value(value: Any, file: IO[bytes]) -> _Region:
     """What is no tensor, as `torch.save` has it."""
     begin = file.tell()
-    torch_zip_writer.write(file, dump(Maker({}).value(value)), [])
+    torch_zip_writer.write(Archive(file), dump(Maker({}).value(value)), [])
     return _Region(begin, file.tell() - begin)
 
 

@@ -13,7 +13,7 @@ import zlib
 from typing import IO, Any
 
 from paramctl.errors import ParamctlError
-from paramctl.formats.torch_zip_writer import DESCRIPTOR_NBYTES, Archive, Fresh, Kept, fill
+from paramctl.formats.torch_zip_writer import DESCRIPTOR_NBYTES, Archive, Fresh, Kept, write
 
 MOST_NBYTES = 1 << 16
 _STORAGE = "archive/data/0"
@@ -39,7 +39,7 @@ class SmallArchive:
 
     def __init__(self, pickled: bytes, nbytes: int) -> None:
         archive = _Noting()
-        fill(archive, pickled, [Fresh("0", nbytes, [bytes(nbytes)])])
+        write(archive, pickled, [Fresh("0", nbytes, [bytes(nbytes)])])
         self.nbytes = nbytes
         self.made = bytearray(archive.file.getvalue())  # type: ignore[attr-defined]
         names, ends = list(archive.ends), archive.ends

@@ -9,7 +9,7 @@ from paramctl.checkpoint import Param, Storage
 from paramctl.formats import torch_zip_writer
 from paramctl.formats.pour import Pourer
 from paramctl.formats.torch_pickle import BY_DTYPE, STORAGE_CLASSES, state_dict_pickle
-from paramctl.formats.torch_zip_writer import Fresh
+from paramctl.formats.torch_zip_writer import Archive, Fresh
 from paramctl.outline import Outline
 
 DTYPES = BY_DTYPE | frozenset(STORAGE_CLASSES)
@@ -29,4 +29,4 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
     paths = made.paths if made.extras or any(len(path) > 1 for path in made.paths.values()) else {}
     state = state_dict_pickle(params, paths=paths, extras=made.extras)
     fresh = (Fresh(key, storage.nbytes, pourer.pieces(blobs[int(storage.key)])) for key, storage in state.storages)
-    torch_zip_writer.write(file, state.pickled, fresh, metadata=made.metadata)
+    torch_zip_writer.write(Archive(file), state.pickled, fresh, metadata=made.metadata)

@@ -16,7 +16,7 @@ from paramctl.formats import torch_legacy, torch_zip_writer
 from paramctl.formats.pickle_document import Document
 from paramctl.formats.pour import Pourer
 from paramctl.formats.torch_pickle import Layout
-from paramctl.formats.torch_zip_writer import Fresh
+from paramctl.formats.torch_zip_writer import Archive, Fresh
 from paramctl.outline import Outline
 from paramctl.source import Reader
 from paramctl.storages import Blob
@@ -84,4 +84,4 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
     if found is None:
         raise FileError(made.checkpoint.source.name, "it became another file while it was read")
     fresh = (Fresh(key, blob.nbytes, pourer.pieces(blob)) for key, blob in found.blobs.items())
-    torch_zip_writer.write(file, found.pickled, fresh, metadata=made.metadata)
+    torch_zip_writer.write(Archive(file), found.pickled, fresh, metadata=made.metadata)

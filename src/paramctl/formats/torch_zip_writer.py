@@ -18,7 +18,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import whole
@@ -29,6 +29,7 @@ from paramctl.source import Reader
 ALIGNMENT = 64
 DESCRIPTOR_NBYTES = 16  # behind a member that is not empty, and less than 4 GiB
 SERIALIZATION_ID = ".data/serialization_id"
+_ROOT = "archive"  # the folder within
 _LIMIT = 0xFFFFFFFF
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -59,51 +60,35 @@ class Kept(NamedTuple):
 
 
 def write(
-    file: IO[bytes],
+    archive: Archive,
     pickled: bytes,
     storages: Iterable[Fresh | Kept],
     *,
-    root: str = "archive",
-    byteorder: Literal["little", "big"] = "little",
     metadata: Mapping[str, str] = _NONE,
 ) -> None:
-    """Write an archive that `torch.load` reads, also with `mmap=True`.
+    """Put all members into an archive that is empty, and close it: `torch.load` reads it, also with `mmap=True`.
 
     Args:
-        file: where to; the archive begins where it stands. For `Kept` storages it must have a descriptor.
+        archive: where to. For `Kept` storages its file must have a descriptor.
         pickled: `data.pkl`.
         storages: in the order in which the pickle first names them, and the first with the key "0": `torch.load` counts
-            on both when it maps to the meta device. Taken from one at a time, so memory is that of a chunk.
-        root: the folder within the archive.
-        byteorder: how the elements of the storages lie.
+            on both when it maps to the meta device. Their elements lie little-endian. Taken from one at a time, so
+            memory is that of a chunk.
         metadata: kept in a member of our own, which `torch_zip.read` gives back and torch passes over.
 
     Raises:
         ParamctlError: chunks that are not as many bytes as was said.
     """
-    fill(Archive(file), pickled, storages, root=root, byteorder=byteorder, metadata=metadata)
-
-
-def fill(
-    archive: Archive,
-    pickled: bytes,
-    storages: Iterable[Fresh | Kept],
-    *,
-    root: str = "archive",
-    byteorder: Literal["little", "big"] = "little",
-    metadata: Mapping[str, str] = _NONE,
-) -> None:
-    """Put all members into an archive that is empty, and close it; as `write`."""
-    archive.add(f"{root}/data.pkl", pickled)
-    archive.add(f"{root}/.format_version", b"1")
-    archive.add(f"{root}/.storage_alignment", b"%d" % ALIGNMENT)
-    archive.add(f"{root}/byteorder", byteorder.encode())
+    archive.add(f"{_ROOT}/data.pkl", pickled)
+    archive.add(f"{_ROOT}/.format_version", b"1")
+    archive.add(f"{_ROOT}/.storage_alignment", b"%d" % ALIGNMENT)
+    archive.add(f"{_ROOT}/byteorder", b"little")
     for storage in storages:
-        archive.put(f"{root}/data/{storage.key}", storage)
-    archive.add(f"{root}/version", b"3\n")
+        archive.put(f"{_ROOT}/data/{storage.key}", storage)
+    archive.add(f"{_ROOT}/version", b"3\n")
     if metadata:
-        archive.add(f"{root}/{METADATA}", text_by_name(metadata))
-    archive.add(f"{root}/{SERIALIZATION_ID}", archive.serialization_id())
+        archive.add(f"{_ROOT}/{METADATA}", text_by_name(metadata))
+    archive.add(f"{_ROOT}/{SERIALIZATION_ID}", archive.serialization_id())
     archive.close()
 
 
@@ -126,7 +111,7 @@ def text_by_name(metadata: Mapping[str, str]) -> bytes:
 
 
 class Archive:
-    """A zip that is written from its begin to its end."""
+    """A zip that is written from its begin to its end, and begins where the file stands."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
