@@ -20,7 +20,7 @@ Put = Callable[[Extent, int, bytearray], None]  # bytes into the file of an exte
 _LONG_ROW_NBYTES = 256
 _WORDS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 LOCATORS: dict[str, str] = {  # packings whose format knows more: `located(param, extent)`, an extent and its strides
-    "torch-save": "paramctl.formats.dcp",
+    "torch-save": "paramctl.formats.dcp_regions",
 }
 
 

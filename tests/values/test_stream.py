@@ -24,7 +24,7 @@ from paramctl.checkpoint import Extent, Param, Storage, contiguous
 from paramctl.contents import Window
 from paramctl.dtypes import DTYPES
 from paramctl.errors import ParamctlError
-from paramctl.formats import dcp
+from paramctl.formats import dcp_regions
 from paramctl.source import resolve
 from paramctl.values import stream
 from paramctl.values.lanes import lane
@@ -317,8 +317,10 @@ def test_a_chunk_of_dcp_is_looked_up_once(tmp_path: Path, monkeypatch):
     write_dcp(tmp_path / "m", STATE)
     params = formats.read(resolve(str(tmp_path / "m"))).params
     looked: list[str] = []
-    located = dcp.located
-    monkeypatch.setattr(dcp, "located", lambda param, extent: (looked.append(param.name), located(param, extent))[1])
+    located = dcp_regions.located
+    monkeypatch.setattr(
+        dcp_regions, "located", lambda param, extent: (looked.append(param.name), located(param, extent))[1]
+    )
     assert told(params["a"], numel=10).tolist() == STATE["a"].flatten().tolist()
     assert looked == ["a"]
 

@@ -2,7 +2,7 @@
 
 `.metadata` is a pickle that gives each tensor's dtype, size and chunks, and for each chunk, and for each entry that is
 no tensor, a region of a file beside it. A region is what `torch.save` made of the chunk alone. To list, no region of
-a tensor is opened: where in it the elements lie is found when they are read.
+a tensor is opened: where in it the elements lie is found when they are read (`dcp_regions`).
 
 Source: torch/distributed/checkpoint/metadata.py (`Metadata`), filesystem.py (`_StorageInfo`, `_write_item`),
 _nested_dict.py (`flatten_state_dict`).
@@ -14,25 +14,23 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
 from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, shortened
-from paramctl.formats import safetensors_file, torch_zip, unpickle, zip_seal
-from paramctl.formats.checksums import Patch
+from paramctl.formats import torch_zip, unpickle
+from paramctl.formats.dcp_regions import Part, dimensions
 from paramctl.formats.notes import Name, StandIn, TensorNote
-from paramctl.formats.zip_directory import STORED, contents, directory, offsets
 from paramctl.source import Reader, Source
 
 NAME = "dcp"
 _METADATA = ".metadata"
-_PACKING: Any = "torch-save"  # of an extent: `located` knows more
+_PACKING: Any = "torch-save"  # of an extent: `dcp_regions.located` knows more
 _MOST_NUMEL = 1 << 63
 _MOST_STEPS = 100  # of an entry's path; a deeper one keeps its name in one piece
 _MOST_COMPARED = 500_000  # pairs of chunks of a tensor
@@ -303,7 +301,7 @@ class _Folder:
             if start + size > most:
                 raise self.error(
                     name,
-                    f"its chunk at {_at(starts)} is {_by(sizes)}, the tensor {_by(shape)}",  # type: ignore[arg-type]
+                    f"its chunk at {_at(starts)} is {dimensions(sizes)}, the tensor {dimensions(shape)}",  # type: ignore[arg-type]
                     hint=_MISLEADING,
                 )
         return tuple(starts), box, math.prod(sizes)  # type: ignore[arg-type]
@@ -348,11 +346,11 @@ class _Folder:
         if small and not inside.params:
             self.known[small] = self.extras[name]
 
-    def part(self, name: str, region: _Region) -> _Part:
+    def part(self, name: str, region: _Region) -> Part:
         if region.file not in self.readers:
             inner = Source(_join(self.source.name, region.file), "file", self.path / region.file)
             self.readers[region.file] = Reader(inner)
-        return _Part(self.readers[region.file], region.offset, region.nbytes, name)
+        return Part(self.readers[region.file], region.offset, region.nbytes, name)
 
     def tree(self, name: str) -> Any:
         """What an entry of bytes is, unpickled."""
@@ -371,10 +369,6 @@ class _Folder:
 
 def _at(start: Iterable[int]) -> str:
     return f"({', '.join(map(str, start))})"
-
-
-def _by(sizes: Iterable[int]) -> str:
-    return "×".join(map(str, sizes)) or "a scalar"
 
 
 def untiled(shape: tuple[int, ...], boxes: list[Box]) -> str:
@@ -405,24 +399,6 @@ def _is_grid(shape: tuple[int, ...], boxes: list[Box]) -> bool:
         return False
     ends = [dict(pairwise([*at, size])) for at, size in zip(cuts, shape, strict=True)]
     return all(ends[axis][start] == start + size for box in boxes for axis, (start, size) in enumerate(box))
-
-
-class _Part(Reader):
-    """A region of a file, read as if it were a file."""
-
-    def __init__(self, file: Reader, offset: int, nbytes: int, entry: str) -> None:
-        self.file = file
-        self.offset = offset
-        self._nbytes = nbytes
-        self.name = f"{file.name}: {shortened(entry)}"
-        self.path = file.path
-        self.source = file.source
-        self.cache: dict[str, Any] = {}
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
-            raise FileError(self.name, f"wants {nbytes:,} bytes at {offset:,}, its region has {self.nbytes:,}")
-        return self.file.read(self.offset + offset, nbytes)
 
 
 # ----------------------------------------------------------------------------- extras
@@ -472,83 +448,3 @@ def _listed(root: dict[Any, Any], inner: list[dict[Any, Any]]) -> dict[Any, Any]
         made[id(node)] = list(node.values()) if is_list else {str(key): value for key, value in node.items()}
     listed: dict[Any, Any] = made[id(root)]
     return listed
-
-
-# ----------------------------------------------------------------------------- values
-
-
-def located(param: Param, extent: Extent) -> tuple[Extent, tuple[int, ...]]:
-    """Where in the region of a chunk its elements lie, and their strides.
-
-    Raises:
-        FileError: the region is no tensor of the chunk's shape and dtype, as `torch.save` writes one.
-    """
-    sizes = tuple(size for _, size in extent.box)
-    with Reader(Source(extent.path, "file", Path(extent.path))) as file:
-        part = _Part(file, extent.offset, extent.nbytes, param.name)
-        if not part.head.startswith(b"PK\x03\x04") and safetensors_file.sniff(file):
-            return _in_safetensors(file, param, sizes)
-        members = directory(part)
-        pickled = [name for name in members if name.endswith("data.pkl")]
-        if not pickled:
-            raise FileError(part.name, "its region holds no tensor")
-        root = min(pickled, key=len)
-        note = _note(contents(part, members[root]), part.name)
-        if not isinstance(note, TensorNote) or note.storage is None:
-            raise FileError(part.name, "its region holds no tensor")
-        if (note.shape, note.dtype) != (sizes, param.dtype):
-            raise FileError(
-                part.name,
-                f"its chunk should be {_by(sizes)} of {param.dtype}, and is {_by(note.shape)} of {note.dtype}",
-            )
-        folder = root[: -len("data.pkl")]
-        member = members.get(f"{folder}data/{note.storage.key}")
-        order = members.get(f"{folder}byteorder")
-        if member is None or member.method != STORED or member.flags & 1:
-            raise FileError(part.name, "its region holds no bytes of its own")
-        if order is not None and order.nbytes < 16 and contents(part, order) == b"big":
-            raise FileError(part.name, "its bytes are big-endian, which is not read in pieces yet")
-        begin = extent.offset + offsets(part, [member])[member.name] + note.offset * param.dtype.block_nbytes
-        here = member.nbytes - note.offset * param.dtype.block_nbytes
-        reached = 1 + sum((size - 1) * by for size, by in zip(note.shape, note.stride, strict=True))
-        if param.dtype.nbytes(reached) > here:
-            raise FileError(part.name, f"its chunk reaches to byte {param.dtype.nbytes(reached):,} of {here:,}")
-        return Extent(extent.path, begin, param.dtype.nbytes(reached), box=extent.box), note.stride
-
-
-@lru_cache(maxsize=64)
-def _known(pickled: bytes) -> Any:
-    """Chunks of one shape and dtype have one pickle: it is read once."""
-    return unpickle.load(pickled, "")
-
-
-def _note(pickled: bytes, name: str) -> Any:
-    if len(pickled) > _SMALL_NBYTES:
-        return unpickle.load(pickled, name)
-    try:
-        return _known(pickled)
-    except FileError:
-        return unpickle.load(pickled, name)  # which says where
-
-
-def _in_safetensors(file: Reader, param: Param, sizes: tuple[int, ...]) -> tuple[Extent, tuple[int, ...]]:
-    """`SerializationFormat.SAFETENSORS`: the file is one, and what the metadata says of offsets is not so."""
-    found = safetensors_file.read(file).params.get(param.storage.key)
-    if found is None or (found.shape, found.dtype) != (sizes, param.dtype):
-        raise FileError(file.name, f"{shortened(param.name)}: no tensor of {_by(sizes)} of {param.dtype}")
-    return found.storage.extents[0], found.stride
-
-
-def seal(file: BinaryIO, source: Source, extent: Extent, patches: Sequence[Patch]) -> None:
-    """Make the checksums in a region right after bytes of its elements were changed; of safetensors there are none.
-
-    Args:
-        file: the new file, open for reading and writing.
-        source: the file that it was copied from.
-        extent: of a chunk, as the folder says.
-        patches: what was changed in it.
-    """
-    with Reader(source, descriptor=file.fileno()) as reader:
-        part = _Part(reader, extent.offset, extent.nbytes, source.name)
-        if part.head.startswith(b"PK\x03\x04"):
-            zip_seal.reseal(file, part, patches, base=extent.offset)
