@@ -12,7 +12,7 @@ import torch
 
 from paramctl.dtypes import DTYPES
 from paramctl.errors import ParamctlError
-from paramctl.formats import torch_zip_writer, whole
+from paramctl.formats import copying, torch_zip_writer
 from paramctl.formats.torch_pickle import Layout
 from paramctl.formats.torch_zip_writer import Fresh
 from torch_files import loaded, read, rewritten
@@ -69,9 +69,9 @@ def test_small_and_large_storages_are_copied_with_the_checksum_they_had(
     """What stays is neither read into memory nor gone over, where it is large."""
     monkeypatch.setattr(torch_zip_writer, "_SMALL_NBYTES", 100)
     copied: list[int] = []
-    copy_range = whole.copy_range
+    copy_range = copying.copy_range
     monkeypatch.setattr(
-        whole, "copy_range", lambda *a, nbytes, **k: copied.append(nbytes) or copy_range(*a, nbytes=nbytes, **k)
+        copying, "copy_range", lambda *a, nbytes, **k: copied.append(nbytes) or copy_range(*a, nbytes=nbytes, **k)
     )
     path = tmp_path / "m.pt"
     root = saved(path)

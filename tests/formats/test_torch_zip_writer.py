@@ -16,7 +16,7 @@ from torch.serialization import skip_data
 
 from paramctl import source
 from paramctl.errors import ParamctlError
-from paramctl.formats import small_archives, torch_zip_writer, whole
+from paramctl.formats import copying, small_archives, torch_zip_writer
 from paramctl.formats.torch_zip_writer import Archive, Fresh, kept, write
 from paramctl.source import Reader
 from torch_files import read, saved, written
@@ -76,7 +76,7 @@ def test_beyond_4_gib_the_headers_are_those_of_torch(tmp_path: Path, monkeypatch
     names = {"a": 5 << 30, "none": 0, "b": 3, "c": 5 << 30}
     with skip_data():
         torch.save({name: torch.empty(numel, dtype=torch.uint8) for name, numel in names.items()}, theirs)
-    monkeypatch.setattr(whole, "copy_range", lambda *_, nbytes, **__: nbytes)
+    monkeypatch.setattr(copying, "copy_range", lambda *_, nbytes, **__: nbytes)
     with Reader(source.resolve(str(theirs))) as reader, (tmp_path / "mine.pt").open("w+b") as file:
         stay = kept(reader, "archive/data/")
         pickled = members_of(theirs, "archive/data.pkl")

@@ -15,7 +15,7 @@ from crashes import COMMANDS, MOMENTS, SIGNALS, Command, Harness, beside, make_s
 from forks import NOBODY, Forks
 
 from paramctl.errors import FileError
-from paramctl.formats import whole
+from paramctl.formats import copying, whole
 
 _SEED = 20_240_607
 _TRIALS, _LIGHT_TRIALS = 420, 30  # of signals; what else ends a command makes them 500 and 40
@@ -128,7 +128,7 @@ def test_a_disk_that_fills_up_meanwhile(tiny_disk, sources):
     (tiny_disk / "x").write_bytes(b"old")
     why = "cannot be written: no space left on device"
     with pytest.raises(FileError, match=why), whole.replacing(str(tiny_disk / "x"), nbytes=1000) as file:
-        whole.copy(sources / "m.pt", file)
+        copying.copy(sources / "m.pt", file)
     with pytest.raises(FileError, match=why), whole.replacing(str(tiny_disk / "x"), nbytes=1000) as file:
         file.write(bytes(2 << 20))
     with pytest.raises(FileError, match=why), whole.replacing_folder(str(tiny_disk / "y"), nbytes=1000) as folder:

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from paramctl.errors import FileError
-from paramctl.formats import whole
+from paramctl.formats import copying, whole
 
 ROOT = Path(__file__).parent.parent.parent
 PARAMCTL = f"{sys.executable} -m paramctl"
@@ -246,11 +246,11 @@ def test_every_way_to_copy_copies(tmp_path, monkeypatch, broken):
     data = os.urandom(3 << 20)
     (tmp_path / "old").write_bytes(data)
     if "_shared" in broken:
-        monkeypatch.setattr(whole, "_shared", lambda *_: False)
+        monkeypatch.setattr(copying, "_shared", lambda *_: False)
     break_kernel(monkeypatch, broken)
     with whole.replacing(str(tmp_path / "new")) as file:
-        whole.copy(tmp_path / "old", file)
-        whole.write_at(file.fileno(), 100, b"edited")
+        copying.copy(tmp_path / "old", file)
+        copying.write_at(file.fileno(), 100, b"edited")
         file.seek(98)
         assert file.read(10) == data[98:100] + b"edited" + data[106:108]
     assert (tmp_path / "new").read_bytes() == data[:100] + b"edited" + data[106:]
@@ -270,8 +270,8 @@ def test_every_way_to_copy_a_tensor_copies(run, tmp_path, monkeypatch, broken):
 def test_a_block_that_fails_ends_the_copying(tmp_path, monkeypatch):
     """What is computed beside a copy fails: the copy goes no further than its step, and nothing is left of it."""
     (tmp_path / "old").write_bytes(bytes(1 << 20))
-    monkeypatch.setattr(whole, "_shared", lambda *_: False)
-    monkeypatch.setattr(whole, "_STEP_NBYTES", 1 << 10)
+    monkeypatch.setattr(copying, "_shared", lambda *_: False)
+    monkeypatch.setattr(copying, "_STEP_NBYTES", 1 << 10)
     begun, failed, steps = threading.Event(), threading.Event(), []
 
     def copied(*_, nbytes, at, **__):
@@ -280,10 +280,10 @@ def test_a_block_that_fails_ends_the_copying(tmp_path, monkeypatch):
         failed.wait(10)
         return nbytes
 
-    monkeypatch.setattr(whole, "copy_range", copied)
+    monkeypatch.setattr(copying, "copy_range", copied)
 
     def edit():
-        with whole.replacing(str(tmp_path / "new")) as file, whole.copying(tmp_path / "old", file):
+        with whole.replacing(str(tmp_path / "new")) as file, copying.copying(tmp_path / "old", file):
             begun.wait(10)
             threading.Timer(0.1, failed.set).start()
             raise ZeroDivisionError
@@ -296,12 +296,12 @@ def test_a_block_that_fails_ends_the_copying(tmp_path, monkeypatch):
 def test_a_copy_that_fails_is_the_error(run, tmp_path, monkeypatch):
     """What is computed beside a copy succeeds, and the copy does not: the error is the copy's, and nothing is left."""
     torch.save({"a": torch.zeros(2)}, tmp_path / "m.pt")
-    monkeypatch.setattr(whole, "_shared", lambda *_: False)
+    monkeypatch.setattr(copying, "_shared", lambda *_: False)
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(whole, "copy_range", full)
+    monkeypatch.setattr(copying, "copy_range", full)
     done = run("set", tmp_path / "m.pt", "a = 1", "-o", tmp_path / "new.pt")
     assert (done.code, done.err) == (2, f"error: {tmp_path}/new.pt: cannot be written: no space left on device\n")
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
@@ -311,10 +311,10 @@ def test_a_copy_that_fails_is_the_error(run, tmp_path, monkeypatch):
 def test_a_source_that_is_cut_short_is_the_error(run, tmp_path, monkeypatch, number):
     """Where it ends meanwhile, at the first step or a later one: nothing is written, and the name is the source's."""
     torch.save({"a": torch.zeros(5000)}, tmp_path / "m.pt")
-    monkeypatch.setattr(whole, "_shared", lambda *_: False)
-    monkeypatch.setattr(whole, "_STEP_NBYTES", 1 << 13)
-    real = whole.copy_range
-    monkeypatch.setattr(whole, "copy_range", lambda *args, **more: real(*args, **more) - (more["at"] == number << 13))
+    monkeypatch.setattr(copying, "_shared", lambda *_: False)
+    monkeypatch.setattr(copying, "_STEP_NBYTES", 1 << 13)
+    real = copying.copy_range
+    monkeypatch.setattr(copying, "copy_range", lambda *args, **more: real(*args, **more) - (more["at"] == number << 13))
     done = run("set", tmp_path / "m.pt", "a = 1", "-o", tmp_path / "new.pt")
     said = f"error: {tmp_path}/m.pt: the file became shorter while it was read\n"
     assert (done.code, done.err, [path.name for path in tmp_path.iterdir()]) == (2, said, ["m.pt"])
@@ -326,7 +326,7 @@ def test_the_old_file_leaves_memory(run, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     for name in ("m.pt", "other.pt"):
         torch.save({"a": torch.ones(12 << 20)}, name)
-    monkeypatch.setattr(whole, "_shared", lambda *_: False)
+    monkeypatch.setattr(copying, "_shared", lambda *_: False)
     with Path("m.pt").open("rb") as old:
         os.fsync(old.fileno())
         if resident_nbytes(old) < 48 << 20:

@@ -8,7 +8,7 @@ from pathlib import Path
 from paramctl import contents
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, shortened
-from paramctl.formats import DEFINITION, FORMATS, edit_folder, editing, torch_tier, whole
+from paramctl.formats import DEFINITION, FORMATS, copying, edit_folder, editing, torch_tier, whole
 from paramctl.plan import Change, Compute, Plan
 
 _FOLDERS = ("sharded", "dcp")
@@ -56,10 +56,10 @@ def nbytes(checkpoint: Checkpoint, plan: Plan, target: str) -> int:
         return 0
     if checkpoint.format in _FOLDERS:
         return edit_folder.nbytes(checkpoint, plan, target)
-    return whole.room(checkpoint.source.path) if checkpoint.source.path else 0
+    return copying.room(checkpoint.source.path) if checkpoint.source.path else 0
 
 
-def write(checkpoint: Checkpoint, plan: Plan, target: str, tell: whole.Tell) -> Plan:
+def write(checkpoint: Checkpoint, plan: Plan, target: str, tell: copying.Tell) -> Plan:
     """Carry out the plan into `target`, a path or `-`, in the source's format.
 
     Args:
@@ -88,7 +88,7 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str, tell: whole.Tell) -> 
     if path is None or row is None or not row.edited:
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
     with (
-        whole.replacing(target, nbytes=whole.room(path)) as file,
+        whole.replacing(target, nbytes=copying.room(path)) as file,
         editing.editing(checkpoint.source, file, checkpoint.format, target=target, tell=tell) as copy,
     ):
         return editing.carried_out(checkpoint, plan, lambda _: copy)

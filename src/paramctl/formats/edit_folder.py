@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, ParamctlError
-from paramctl.formats import beside, whole
+from paramctl.formats import beside, copying, whole
 from paramctl.formats.editing import Editing, carried_out, editing, target
 from paramctl.plan import Plan
 from paramctl.source import Reader, Source
@@ -40,7 +40,7 @@ class _Where(NamedTuple):
     @property
     def nbytes(self) -> int:
         files = self.changed if self.in_place else [os.path.join(self.folder, name) for name in self.there]  # noqa: PTH118
-        return sum(map(whole.room, files))
+        return sum(map(copying.room, files))
 
 
 def _where(checkpoint: Checkpoint, plan: Plan, out: str) -> _Where:
@@ -56,7 +56,7 @@ def nbytes(checkpoint: Checkpoint, plan: Plan, out: str) -> int:
     return _where(checkpoint, plan, out).nbytes
 
 
-def write(checkpoint: Checkpoint, plan: Plan, out: str, tell: whole.Tell) -> Plan:
+def write(checkpoint: Checkpoint, plan: Plan, out: str, tell: copying.Tell) -> Plan:
     """Carry out the plan into `out`, a folder that is new or empty, or the model's own.
 
     Args:
@@ -104,9 +104,9 @@ def write(checkpoint: Checkpoint, plan: Plan, out: str, tell: whole.Tell) -> Pla
     return done
 
 
-def _write_file(checkpoint: Checkpoint, plan: Plan, path: Path, tell: whole.Tell) -> Plan:
+def _write_file(checkpoint: Checkpoint, plan: Plan, path: Path, tell: copying.Tell) -> Plan:
     with (
-        whole.replacing(str(path), nbytes=whole.room(path)) as file,
+        whole.replacing(str(path), nbytes=copying.room(path)) as file,
         _editing(checkpoint, str(path), file, str(path), tell) as copy,
     ):
         return carried_out(checkpoint, plan, lambda _: copy)
@@ -119,7 +119,7 @@ def _changed(plan: Plan) -> list[str]:
 
 
 def _editing(
-    checkpoint: Checkpoint, name: str, file: IO[bytes], old: str, tell: whole.Tell
+    checkpoint: Checkpoint, name: str, file: IO[bytes], old: str, tell: copying.Tell
 ) -> contextlib.AbstractContextManager[Editing]:
     """A file of the folder, as one of its own format; those of torch.distributed.checkpoint are of none."""
     source = Source(name, "file", Path(name))
@@ -146,13 +146,13 @@ def _within(new: Path, name: str) -> Path:
     return there
 
 
-def _copy(old: Path, new: Path, tell: whole.Tell) -> None:
+def _copy(old: Path, new: Path, tell: copying.Tell) -> None:
     """A file of its own; of a link what it leads to. A folder that a link leads to is linked again."""
     if old.is_dir():
         new.symlink_to(old.resolve(), target_is_directory=True)
     elif old.is_file():
         with new.open("x+b") as file:
-            whole.copy(old, file, tell=tell)
+            copying.copy(old, file, tell=tell)
     elif old.is_symlink():
         new.symlink_to(old.readlink())
     else:

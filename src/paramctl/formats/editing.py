@@ -18,9 +18,9 @@ from paramctl import contents
 from paramctl.boxes import LOCATORS, Boxes
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage
 from paramctl.errors import FileError, ParamctlError
-from paramctl.formats import FORMATS, whole
+from paramctl.formats import FORMATS, copying
 from paramctl.formats.checksums import Patch
-from paramctl.formats.whole import Copying
+from paramctl.formats.copying import Copying
 from paramctl.plan import Change, Compute, Plan
 from paramctl.source import Source
 
@@ -57,7 +57,7 @@ class Editing:
         patches = self._regions.setdefault(extent, []) if extent.packing else self._patches
         if extent.packing or self._sealer:
             patches.append(Patch(offset, len(data), self._crc(offset, len(data)) ^ zlib.crc32(data)))
-        whole.write_at(self._file.fileno(), offset, data)
+        copying.write_at(self._file.fileno(), offset, data)
 
     def _crc(self, offset: int, nbytes: int) -> int:
         crc = 0
@@ -75,11 +75,11 @@ class Editing:
 
 
 @contextlib.contextmanager
-def editing(source: Source, file: IO[bytes], format_name: str, *, target: str, tell: whole.Tell) -> Iterator[Editing]:
+def editing(source: Source, file: IO[bytes], format_name: str, *, target: str, tell: copying.Tell) -> Iterator[Editing]:
     """A file that is copied into `file` while the block runs, and takes the place of `target` after that."""
     if source.path is None:
         raise FileError(source.name, "not a file")
-    with whole.copying(source.path, file, target=target, tell=tell) as copy:
+    with copying.copying(source.path, file, target=target, tell=tell) as copy:
         made = Editing(source, file, copy, format_name)
         yield made
         made.seal()

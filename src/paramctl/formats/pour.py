@@ -16,7 +16,7 @@ from paramctl.checkpoint import Param
 from paramctl.contents import Window
 from paramctl.dtypes import DType
 from paramctl.errors import MissingLibraryError
-from paramctl.formats import whole
+from paramctl.formats import copying
 from paramctl.storages import Blob
 
 CASTING = "paramctl.values.casting"
@@ -38,7 +38,7 @@ class Sink:
         """Put bytes at the end; small ones are gathered."""
         if len(data) + len(self._held) > PIECE_NBYTES:
             self.flush()
-            whole.write_at(self.descriptor, self.at, data)
+            copying.write_at(self.descriptor, self.at, data)
         else:
             self._held += data
         self.at += len(data)
@@ -46,13 +46,13 @@ class Sink:
     def flush(self) -> None:
         """Everything is in the file after this."""
         if self._held:
-            whole.write_at(self.descriptor, self.at - len(self._held), self._held)
+            copying.write_at(self.descriptor, self.at - len(self._held), self._held)
             self._held = bytearray()
 
     def copy(self, source: int, offset: int, nbytes: int) -> bool:
         """Bytes of another file by the kernel; False where it cannot copy all, and all are still to come."""
         self.flush()
-        if whole.copied_by_kernel(source, self.descriptor, nbytes=nbytes, begin=offset, at=self.at) < nbytes:
+        if copying.copied_by_kernel(source, self.descriptor, nbytes=nbytes, begin=offset, at=self.at) < nbytes:
             return False
         self.at += nbytes
         return True

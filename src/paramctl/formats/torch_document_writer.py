@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from paramctl import storages
-from paramctl.formats import torch_legacy_document, torch_zip_edit, whole
+from paramctl.formats import copying, torch_legacy_document, torch_zip_edit
 from paramctl.formats.pour import Pourer, turned
 from paramctl.formats.torch_pickle import Layout
 from paramctl.formats.torch_zip_writer import Fresh
@@ -32,7 +32,7 @@ def write(made: Outline, file: IO[bytes], pourer: Pourer) -> None:
     said = dict(made.metadata) if made.metadata != made.checkpoint.metadata else None
     alone = [path for path in made.without if not any(d.param.name.startswith(f"{path}.") for d in made.dropped)]
     if not (is_moved or new or made.dropped or alone or made.at) and said is None:
-        whole.copy(Path(made.checkpoint.source.path or ""), file)
+        copying.copy(Path(made.checkpoint.source.path or ""), file)
         return
     with Reader(made.checkpoint.source) as reader:
         document = torch_zip_edit.document(reader)

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from paramctl.errors import FileError, ParamctlError, shortened
-from paramctl.formats import whole
+from paramctl.formats import copying
 from paramctl.formats.torch_zip import METADATA
 from paramctl.formats.zip_directory import STORED, Member, directory, offsets
 from paramctl.source import Reader
@@ -172,7 +172,7 @@ class Archive:
         else:
             self.file.flush()
             at = self.base + self.at
-            done = whole.copy_range(content.descriptor, self.file.fileno(), nbytes=nbytes, begin=content.begin, at=at)
+            done = copying.copy_range(content.descriptor, self.file.fileno(), nbytes=nbytes, begin=content.begin, at=at)
             self.at += done
             self.file.seek(self.base + self.at)
         if done != nbytes:
