@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import os
 import random
 import re
@@ -157,6 +158,17 @@ def test_strides_are_undone(shape: list[int], rng: random.Random, dtype: str):
     ordered = boxes._turned(raw, None, array.shape, stride, array.itemsize)
     assert ordered == np.ascontiguousarray(array).tobytes()
     assert boxes._turned(ordered, bytearray(len(raw)), array.shape, stride, array.itemsize) == raw
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9)), max_size=4))
+def test_elements_that_share_bytes_are_known(axes: list[tuple[int, int]]):
+    """Where no two may share, none do; and of those in any order of the axes it is known that they do not."""
+    sizes, stride = tuple(size for size, _ in axes), tuple(by for _, by in axes)
+    places = [sum(map(operator.mul, at, stride)) for at in itertools.product(*map(range, sizes))]
+    assert boxes._may_share(sizes, stride) or len(set(places)) == len(places)
+    array = np.zeros(sizes or (1,)).transpose()
+    assert not boxes._may_share(array.shape, tuple(by // array.itemsize for by in array.strides))
 
 
 def test_an_expanded_piece_is_repeated():

@@ -126,7 +126,7 @@ class Boxes:
         if stride is None or is_dense_in_order(sizes, stride):
             put(extent, found.offset + low, piece)
             return
-        if any(by == 0 and size > 1 for size, by in zip(sizes, stride, strict=True)):
+        if _may_share(sizes, stride):
             raise ParamctlError(f"{shortened(self._param.name)}: elements of it share bytes, and are not changed there")
         itemsize = self._param.dtype.block_nbytes
         whole = self._piece(extent, 0, math.prod(sizes) * itemsize)
@@ -147,6 +147,16 @@ class Boxes:
 
     def _raw(self, found: Extent) -> bytearray:
         return self._fetch(self._param, found.path, found.offset, found.nbytes)
+
+
+def _may_share(sizes: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether two elements may lie in one place: surely not where each axis steps over all that is within it."""
+    width = 1
+    for by, size in sorted((by, size) for size, by in zip(sizes, stride, strict=True) if size > 1):
+        if by < width:
+            return True
+        width += (size - 1) * by
+    return False
 
 
 def _turned(
