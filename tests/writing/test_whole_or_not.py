@@ -128,6 +128,21 @@ def test_a_disk_that_is_full(model, source):
     assert done.stderr == f"error: {model}: cannot be written: file too large\n"
 
 
+def test_torch_that_is_interrupted(model, run, monkeypatch):
+    """Ctrl-C while torch writes a definition is one, whatever torch makes of a file that has no end then."""
+
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos")  # torch/serialization.py, _open_zipfile_writer_buffer.__exit__
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with untouched(model):
+        done = run("set", ROOT / "models/gpt.py", "lm_head.weight = 2", "-o", model)
+    assert (done.code, done.out, done.err) == (130, "", "")
+
+
 def test_no_room_is_known_before(model):
     """A file that cannot fit is refused before a byte is written."""
     told = pytest.raises(FileError, match=r"needs 9,\d{3},.* bytes, and .* are free there")

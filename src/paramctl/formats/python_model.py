@@ -151,6 +151,6 @@ def write(checkpoint: Checkpoint, target: str) -> None:
         try:
             torch.save(checkpoint.live.state_dict(), file)
         except RuntimeError as error:  # torch's own, about a file whose end is not where it should be
-            if isinstance(error.__context__, OSError):
+            if isinstance(error.__context__, (OSError, KeyboardInterrupt)):
                 raise error.__context__ from None
             raise
