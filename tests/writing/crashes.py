@@ -93,7 +93,8 @@ def _make_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
 def state(path: Path) -> State:
     """What is at a path, in full."""
     if path.is_dir():
-        return {file.name: hashlib.blake2b(file.read_bytes()).hexdigest() for file in sorted(path.iterdir())}
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        return {str(file.relative_to(path)): hashlib.blake2b(file.read_bytes()).hexdigest() for file in files}
     return {"": hashlib.blake2b(path.read_bytes()).hexdigest()} if path.exists() else None
 
 

@@ -25,6 +25,7 @@ from paramctl.errors import FileError, ParamctlError, shortened
 from paramctl.formats import writeback
 
 STDOUT = "-"
+_SUFFIX = ".paramctl"  # of what is written beside its target
 
 
 @contextlib.contextmanager
@@ -103,7 +104,8 @@ def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> It
     path = Path(os.path.realpath(target))
     if os.path.lexists(path) and not path.is_dir():
         raise FileError(target, "a file, and not a folder")
-    _refuse_full(path, target, force=force)
+    if _refuse_full(path, target, force=force):
+        _refuse_held_fast(target)
     if not path.parent.is_dir():
         raise FileError(target, f"cannot be written: there is no folder {path.parent}")
     _check_room(path.parent, nbytes, target)
@@ -134,9 +136,34 @@ def _refuse_full(path: Path, target: str, *, force: bool) -> bool:
     return is_there
 
 
+def _refuse_held_fast(target: str) -> None:
+    """A folder that could not be taken away once the new one stands in its place, as one below it may not be changed.
+
+    Raises:
+        FileError: it names that one.
+    """
+    with _errors_of(target):
+        device = os.stat(target).st_dev  # noqa: PTH116 - the words as they were written
+    for folder, folders, names in os.walk(target, onerror=refuse_unread):
+        if (folders or names) and not os.access(folder, os.W_OK | os.X_OK):
+            raise FileError(folder, "cannot be written: permission denied")
+        if os.stat(folder).st_dev != device:  # noqa: PTH116 - a name of os.walk
+            raise FileError(folder, "on another disk, and cannot be replaced with the folder that it is in")
+
+
+def refuse_unread(error: OSError) -> None:
+    """What `os.walk` would pass over in silence."""
+    raise FileError(error.filename, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
 def _beside(path: Path) -> Path:
     """Where a target is written: a name of its own, that is not too long where the target's is not."""
-    return path.parent / f".{path.name[:40]}.{zlib.crc32(os.fsencode(path.name)):08x}.paramctl"
+    return path.parent / f".{path.name[:40]}.{zlib.crc32(os.fsencode(path.name)):08x}{_SUFFIX}"
+
+
+def is_beside(name: str) -> bool:
+    """Whether it is the name of a file that is being written, or that was when its writer was killed."""
+    return os.path.basename(name).startswith(".") and name.endswith(_SUFFIX)  # noqa: PTH119 - a name as the system has it
 
 
 def _new_file(path: Path, mode: int) -> int:
@@ -179,6 +206,8 @@ def _take_away(litter: Path, target: str) -> None:
             raise FileError(target, "another process is writing it", hint="wait until it has ended")
         if _is_at(descriptor, litter):
             _remove(litter)
+        if _is_at(descriptor, litter):
+            raise FileError(target, f"{shortened(str(litter))}, of a writer that was killed, cannot be removed")
     finally:
         os.close(descriptor)
 
@@ -204,8 +233,20 @@ def _remove(path: Path) -> None:
     """A file or a folder; nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+        if path.exists():  # a folder below it may not be changed, as one that it is a copy of
+            _open_up(path)
+            shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _open_up(path: Path) -> None:
+    """Let folders be changed, as far as they are our own."""
+    with contextlib.suppress(OSError):
+        path.chmod(stat.S_IRWXU)
+        for folder in path.iterdir():
+            if folder.is_dir() and not folder.is_symlink():
+                _open_up(folder)
 
 
 def _sync_below(folder: Path) -> None:
