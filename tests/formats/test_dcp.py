@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +222,7 @@ def pieces(
     *,
     turned: bool = False,
     expanded: bool = False,
+    files: int = 2,
 ) -> Path:
     """A folder whose tensors lie in these boxes, each in a file of its own or after others; as torch would write it."""
     folder.mkdir()
@@ -230,7 +234,7 @@ def pieces(
             part = tensor[tuple(slice(a, a + n) for a, n in box)].clone() if box else tensor
             part = part.t().contiguous().t() if turned else part[:1, :1].expand(part.shape) if expanded else part
             chunks.append(ChunkStorageMetadata(torch.Size(starts), torch.Size(sizes)))
-            file = f"__{i % 2}_0.distcp"
+            file = f"__{i % files}_0.distcp"
             with (folder / file).open("ab") as stream:
                 at = stream.tell()
                 torch.save(part, stream)
@@ -330,6 +334,54 @@ def test_a_change_of_an_expanded_chunk_is_refused(tmp_path: Path, run):
     done = run("set", folder, "w[0] = 2", "-o", tmp_path / "new")
     assert (done.code, done.err) == (2, "error: w: elements of it share bytes, and are not changed there\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
+
+
+def test_a_change_of_a_tensor_of_many_ranks(tmp_path: Path, run):
+    """Its files are copied one after another: of each no more than one stays open."""
+    tensor = torch.randn(40, 3)
+    folder = pieces(tmp_path / "d", {"w": (tensor, [[(i, 1), (0, 3)] for i in range(40)])}, files=40)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 60, limits[1]))
+    try:
+        done = run("set", folder, "w *= 2", "-o", tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (done.code, done.err) == (0, "")
+    assert values.array(opened(tmp_path / "new").params["w"]).tobytes() == raw(tensor * 2)
+
+
+@pytest.mark.parametrize("words", [["-o", "new"], ["--in-place"]], ids=" ".join)
+def test_a_change_of_a_tensor_in_an_entry(tmp_path: Path, run, monkeypatch, words):
+    """Tensors in a tuple are an entry that `torch.save` wrote as a whole, whose checksums are right again too."""
+    monkeypatch.chdir(tmp_path)
+    save({"t": (torch.ones(3), {"k": torch.zeros(2)}, 2), "m": torch.ones(3)}, tmp_path / "d")
+    assert run("set", "d", "t.0 *= 4", "t.0[1] = 9", "m = 2", *words).code == 0
+    folder = Path("new" if words[0] == "-o" else "d")
+    for place in dcp.FileSystemReader(folder).read_metadata().storage_data.values():
+        data = (folder / place.relative_path).read_bytes()[place.offset : place.offset + place.length]
+        assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
+    dcp_to_torch_save(folder, "found.pt")
+    found = torch.load("found.pt")
+    assert [found["t"][0].tolist(), found["t"][1]["k"].tolist(), found["t"][2]] == [[4, 9, 4], [0, 0], 2]
+    assert found["m"].tolist() == [2, 2, 2]
+
+
+def test_names_of_the_same_chunks_are_tied(tmp_path: Path, run):
+    """A change by one name is seen by a change through the other, and told."""
+
+    def share(metadata: Metadata) -> None:
+        metadata.state_dict_metadata["v"] = metadata.state_dict_metadata["w"]
+        for index, place in list(metadata.storage_data.items()):
+            metadata.storage_data[MetadataIndex("v", index.offset)] = place
+
+    tensor = torch.randn(4, 6)
+    folder = pieces(tmp_path / "d", {"w": (tensor, BOXES["a grid"][1])}, share)
+    done = run("set", folder, "w *= 2", "v[0] = w[1]", "-o", tmp_path / "new", "-f", "json")
+    assert [row["tied_with"] for row in done.json["rows"]] == [["v"], ["w"]]
+    expected = tensor * 2
+    expected[0] = expected[1]
+    for param in agrees(tmp_path / "new").params.values():
+        assert values.array(param).tobytes() == raw(expected)
 
 
 def test_changes_of_safetensors_in_place(tmp_path: Path, run):

@@ -16,6 +16,8 @@ import torch
 from forks import Ended, Forks
 from safetensors.torch import save_file
 
+from paramctl.formats import whole
+
 _TENSORS, _SHAPE = 10, (512, 1024)
 _PATIENCE = 60.0
 State = dict[str, str] | None  # digests by path, below a folder that is there; None where nothing is
@@ -86,6 +88,7 @@ def _make_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     owners = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
     for shard in set(owners.values()):
         save_file({name: tensors[name] for name in tensors if owners[name] == shard}, folder / shard)
+        (folder / shard).chmod(0o644)
     index = {"metadata": {}, "weight_map": owners}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
@@ -93,7 +96,7 @@ def _make_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
 def state(path: Path) -> State:
     """What is at a path, in full."""
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not whole.is_beside(file.name)]
         return {str(file.relative_to(path)): hashlib.blake2b(file.read_bytes()).hexdigest() for file in files}
     return {"": hashlib.blake2b(path.read_bytes()).hexdigest()} if path.exists() else None
 
@@ -171,6 +174,7 @@ class Harness:
         there = state(target)
         assert there in (known.old, known.new), f"{said}: neither the old nor the new"
         litter = [path.name for path in self.folder.iterdir() if path != target]
+        litter += [path.name for path in target.rglob("*") if whole.is_beside(path.name)]
         usual = {0, -number, 130 if number == signal.SIGINT else 0, 2 if number == 0 else 0}
         assert ended.code in usual, said
         assert "Traceback" not in ended.err, said

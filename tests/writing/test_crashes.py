@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from crashes import COMMANDS, MOMENTS, SIGNALS, Command, Harness, beside, make_sources, state
-from forks import NOBODY, Forks
+from forks import NOBODY, Ended, Forks
 
 from paramctl.errors import FileError
 from paramctl.formats import copying, whole
@@ -79,12 +79,18 @@ def test_all_ends_by_signals(harness):
 # ----------------------------------------------------------------------------- no space, no permission
 
 
+def assert_cannot_be_written(ended: Ended, command: Command, why: str) -> None:
+    """It is said of what was to be written, which may be one file of the folder."""
+    said = ended.err.splitlines()[-1].replace(f"{command.target}/model-00002-of-00002.safetensors", command.target)
+    assert said == f"error: {command.target}: cannot be written: {why}"
+
+
 def fill_up(harness: Harness, command: Command, *, most_nbytes: int) -> None:
     harness.reference(command)
     harness.reset(command)
     ended = harness.run(command, most_nbytes=most_nbytes)
     assert ended.code == 2
-    assert ended.err.endswith(f"error: {command.target}: cannot be written: file too large\n")
+    assert_cannot_be_written(ended, command, "file too large")
     assert harness.hold(command, ended, 0, f"{command.name}, {most_nbytes:,} bytes") == "old"
 
 
@@ -145,7 +151,7 @@ def read_only(harness: Harness, command: Command) -> None:
     try:
         ended = harness.run(command, user=0 if os.geteuid() else NOBODY)
         assert ended.code == 2
-        assert ended.err.endswith(f"error: {command.target}: cannot be written: permission denied\n")
+        assert_cannot_be_written(ended, command, "permission denied")
         assert state(target) == known.old
         assert [*harness.folder.iterdir()] == [target] * bool(command.before)
     finally:
@@ -163,6 +169,70 @@ def test_a_folder_that_is_read_only(harness, name):
 def test_every_command_in_a_folder_that_is_read_only(harness, command):
     """So for every command."""
     read_only(harness, command)
+
+
+@pytest.fixture
+def shards(open_folder, sources):
+    """A folder of shards that another user owns, with a folder in it that has a file."""
+    parent = open_folder / "shared"
+    parent.mkdir()
+    folder = parent / "shards"
+    shutil.copytree(sources / "shards", folder)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "notes.txt").write_text("kept")
+    for path in (parent, folder, *folder.rglob("*")):
+        if not os.geteuid():
+            os.chown(path, NOBODY, NOBODY)
+    yield folder
+    for path in (parent, *parent.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(parent)
+
+
+def as_another(forks: list[Forks], folder: Path, *words: str):
+    return forks[0].run(("set", "shards", "*.weight *= 2", *words), folder.parent, user=0 if os.geteuid() else NOBODY)
+
+
+@pytest.mark.parametrize("words", [("--in-place",), ("-o", "out")], ids=" ".join)
+@pytest.mark.parametrize("mode", [0o555, 0o000], ids=oct)
+def test_a_folder_below_that_may_not_be_changed(shards, forks, words, mode):
+    """What cannot be read is not left out, and a folder that could not be taken away is not replaced."""
+    before = state(shards)
+    (shards / "sub").chmod(mode)
+    ended = as_another(forks, shards, *words)
+    (shards / "sub").chmod(0o755)
+    assert state(shards) == before
+    if mode and words[0] == "-o":
+        assert (ended.code, state(shards.parent / "out" / "sub")) == (0, state(shards / "sub")), ended
+        assert (shards.parent / "out" / "sub").stat().st_mode & 0o777 == mode
+        return
+    why = "cannot be written" if mode else "cannot be read"
+    assert (ended.code, ended.err) == (2, f"error: shards/sub: {why}: permission denied\n")
+    assert [path.name for path in shards.parent.iterdir()] == ["shards"]
+
+
+def test_what_a_killed_writer_left_is_taken_away_or_told(shards, forks):
+    """With folders in it that may not be changed, which are its own, and with one of another user."""
+    out = shards.parent / "out"
+    litter = whole._beside(out)
+    shards.rename(litter)
+    (litter / "sub").chmod(0o555)
+    shutil.copytree(litter, shards)
+    (shards / "sub").chmod(0o755)
+    if not os.geteuid():
+        for path in (shards, *shards.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+    ended = as_another(forks, shards, "-o", "out")
+    assert (ended.code, litter.exists()) == (0, False)
+    if os.geteuid():
+        return
+    shutil.rmtree(out)
+    shutil.copytree(shards, litter)
+    os.chown(litter, NOBODY, NOBODY)
+    ended = as_another(forks, shards, "-o", "out")
+    said = f"error: out: {litter}, of a writer that was killed, cannot be removed\n"
+    assert (ended.code, ended.err, out.exists()) == (2, said, False)
 
 
 # ----------------------------------------------------------------------------- two writers

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import paramctl
+from paramctl.formats import edit_folder, whole
 
 SHARDS = {"a": ("emb.weight", "0.weight"), "b": ("1.weight", "1.bias"), "c": ("head.weight",)}
 SUFFIXES = {"safetensors": "safetensors", "torch": "bin", "legacy": "bin"}
@@ -234,3 +235,114 @@ def test_what_is_told_is_what_is_copied(hub, target, assignments):
     changed = [path for path in hub.glob("*-of-*") if number(path.name) in ("00002", "00003")[: len(assignments)]]
     copied = changed if target == "hub" else [path for path in hub.rglob("*") if path.is_file()]
     assert sum(told) == expected == sum(min(path.stat().st_size, 512 * path.stat().st_blocks) for path in copied)
+
+
+BOTH_WAYS = pytest.mark.parametrize("words", [["--in-place"], ["-o", "new"]], ids=" ".join)
+TWO = ("1.bias = 3", "head.weight = 2")  # in two shards: the folder is made anew
+
+
+@BOTH_WAYS
+def test_folders_and_modes_are_kept(hub, run, words):
+    """Empty folders are there again, and nobody may read or run more or less than before."""
+    (hub / "sub" / "empty" / "deep").mkdir(parents=True)
+    modes = {hub: 0o750, hub / "sub": 0o700, hub / "sub" / "empty": 0o711, hub / "sub" / "notes.txt": 0o754}
+    modes |= dict.fromkeys(hub.glob("*-of-*"), 0o600)
+    for path, mode in modes.items():
+        path.chmod(mode)
+    expected = {str(path.relative_to(hub)): path.stat().st_mode for path in (hub, *hub.rglob("*"))}
+    assert run("set", hub, *TWO, *words).code == 0
+    out = Path("new" if words[0] == "-o" else hub)
+    assert {str(path.relative_to(out)): path.stat().st_mode for path in (out, *out.rglob("*"))} == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_owners_are_kept_in_place(hub, run):
+    """Who edits another's folder leaves it theirs."""
+    for path in (hub, *hub.rglob("*")):
+        os.chown(path, 1234, 1234)
+    assert run("set", hub, *TWO, "--in-place").code == 0
+    assert {path.stat().st_uid for path in (hub, *hub.rglob("*"))} == {1234}
+
+
+@BOTH_WAYS
+def test_links_within_the_folder_stay(hub, run, words):
+    """Shards that an index names through a linked folder are changed where they lie, and the others are there too."""
+    (hub / "real").mkdir()
+    for path in hub.glob("*-of-*"):
+        path.rename(hub / "real" / path.name)
+    (hub / "linked").symlink_to("real")
+    (hub / "absolute").symlink_to(hub / "real")
+    (hub / "config").symlink_to("config.json")
+    index = next(hub.glob("*.index.json"))
+    said = json.loads(index.read_text())
+    said["weight_map"] = {name: f"linked/{shard}" for name, shard in said["weight_map"].items()}
+    index.write_text(json.dumps(said))
+    names = {str(path.relative_to(hub)) for path in hub.rglob("*")}
+    assert run("set", hub, *TWO, *words).code == 0
+    out = Path("new" if words[0] == "-o" else hub)
+    assert {str(path.relative_to(out)) for path in out.rglob("*")} == names
+    expected = tensors()
+    expected["1.bias"][:], expected["head.weight"][:] = 3, 2
+    for folder in ("real", "linked", "absolute"):
+        assert same(loaded(out / folder), expected)
+    assert (out / "linked").readlink() == Path("real")
+    assert (out / "config").readlink() == Path("config.json")
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("what", ["made", "replaced", "removed", "changed"])
+def test_what_another_process_does_meanwhile_is_not_lost(hub, run, monkeypatch, what, exchanges):
+    """A file that comes, goes or is changed while the folder is made anew is told, and all is as the other left it."""
+    shards = sorted(hub.glob("*-of-*"))
+    path = {"made": hub / "more", "changed": shards[1]}.get(what, shards[0])
+    left = {}
+
+    def meanwhile(*told):
+        if left:  # of a folder below
+            return sync(*told)
+        if what in ("replaced", "removed"):
+            path.unlink()
+        if what != "removed":
+            path.write_text("theirs")
+        left.update(files(hub))
+        return sync(*told)
+
+    sync = whole._sync_below
+    monkeypatch.setattr(whole, "_sync_below", meanwhile)  # the last that is done before the folders change places
+    if not exchanges:
+        monkeypatch.setattr(whole, "_changed_places", lambda *_: False)
+    done = run("set", hub, *TWO, "--in-place")
+    said = f"error: {path}: another process has changed it meanwhile\n\nhint: try again\n"
+    assert (done.code, done.err) == (2, said)
+    assert (files(hub), [path.name for path in hub.parent.iterdir()]) == (left, ["hub"])
+
+
+def test_a_log_may_be_written_meanwhile(hub, run, monkeypatch):
+    """What is linked and not copied holds what is written to it while the folder is made anew."""
+    log = (hub / "log.txt").open("w")
+    alike = edit_folder.beside.alike
+    monkeypatch.setattr(edit_folder.beside, "alike", lambda *told: (log.write("a step"), log.flush(), alike(*told)))
+    assert run("set", hub, *TWO, "--in-place").code == 0
+    log.close()
+    assert (hub / "log.txt").read_text() == "a step"
+
+
+def test_what_a_killed_writer_left_in_the_folder_is_not_taken_along(hub, run):
+    """It is no part of the new folder."""
+    (hub / ".model.0123abcd.paramctl").write_text("half")
+    assert run("set", hub, *TWO, "-o", "new").code == 0
+    assert not list(Path("new").glob(".*"))
+
+
+def test_its_own_index_in_other_words_is_the_folder(hub, run):
+    """OUT may be the index, however it is written."""
+    index = next(hub.glob("*.index.json"))
+    assert run("set", index, *TWO, "-o", hub / "sub" / ".." / index.name).code == 0
+    assert loaded(hub)["1.bias"].unique().tolist() == [3]
+
+
+def test_a_folder_is_edited_in_place_whatever_it_is_called(hub, run):
+    """The name of a folder says nothing of its format."""
+    hub = hub.rename(hub.with_name("model.npz"))
+    assert run("set", hub, *TWO, "--in-place").code == 0
+    assert loaded(hub)["1.bias"].unique().tolist() == [3]

@@ -80,3 +80,14 @@ def test_an_embedding_is_kept_before_its_head(tmp_path, run):
     assert run("convert", tmp_path / "m.pt", tmp_path / "m.safetensors").code == 0
     assert list(load_file(tmp_path / "m.safetensors")) == [EMBEDDING]
     assert ties(read(tmp_path / "m.safetensors")) == TIE
+
+
+def test_what_lies_beside_keeps_its_folders_and_modes(hub, run):
+    """A folder that is written anew in its place keeps what is no part of the model, empty folders and modes too."""
+    (hub / "sub" / "empty").mkdir(parents=True)
+    (hub / "sub" / "notes.txt").write_text("kept")
+    (hub / "sub").chmod(0o700)
+    assert run("untie", hub, HEAD, "--in-place").code == 0
+    assert (hub / "sub" / "notes.txt").read_text() == "kept"
+    assert (hub / "sub" / "empty").is_dir()
+    assert (hub / "sub").stat().st_mode & 0o777 == 0o700

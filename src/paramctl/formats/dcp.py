@@ -14,16 +14,17 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage, contiguous
 from paramctl.dtypes import DTYPES
 from paramctl.errors import FileError, shortened
-from paramctl.formats import torch_zip, unpickle
+from paramctl.formats import torch_zip, unpickle, zip_seal
+from paramctl.formats.checksums import Patch
 from paramctl.formats.dcp_regions import Part, dimensions
 from paramctl.formats.notes import Name, StandIn, TensorNote
 from paramctl.source import Reader, Source
@@ -196,7 +197,7 @@ class _Folder:
     extras: dict[str, Any] = field(default_factory=dict)
     files: dict[str, tuple[str, int]] = field(default_factory=dict)  # their paths and sizes
     readers: dict[str, Reader] = field(default_factory=dict)
-    storages: dict[tuple[Extent, str], Storage] = field(default_factory=dict)  # of tensors in one piece
+    storages: dict[tuple[tuple[Extent, ...], str], Storage] = field(default_factory=dict)
     known: dict[bytes, Any] = field(default_factory=dict)  # small entries that were read
 
     def close(self) -> None:
@@ -278,8 +279,8 @@ class _Folder:
         why = "its bytes are compressed" if any(region.is_transformed for region, _ in pieces) else ""
         extents = () if why else tuple(extent for _, extent in pieces)
         storage = Storage(name, dtype.nbytes(math.prod(shape)), extents, why_unreadable=why)
-        if len(extents) == 1:  # names of one region are tied: so we write them
-            storage = self.storages.setdefault((extents[0], dtype.name), storage)
+        if extents:  # names of the same regions are tied: so we write them
+            storage = self.storages.setdefault((extents, dtype.name), storage)
         requires_grad = stated[2] if len(stated) > 2 and type(stated[2]) is bool else None
         self.put(Param(name, dtype, shape, contiguous(shape), storage, requires_grad=requires_grad))
 
@@ -448,3 +449,27 @@ def _listed(root: dict[Any, Any], inner: list[dict[Any, Any]]) -> dict[Any, Any]
         made[id(node)] = list(node.values()) if is_list else {str(key): value for key, value in node.items()}
     listed: dict[Any, Any] = made[id(root)]
     return listed
+
+
+# ----------------------------------------------------------------------------- checksums
+
+
+def seal_entries(folder: Source, file: BinaryIO, source: Source, patches: Sequence[Patch]) -> None:
+    """Make the checksums right of entries that are no tensors themselves, after tensors in them were changed.
+
+    Args:
+        folder: that the file is of.
+        file: the new file, open for reading and writing.
+        source: the file that it was copied from.
+        patches: what was changed in it.
+    """
+    found, _ = _opened(folder)
+    entries = {region for (_, at), region in found.regions.items() if at is None}
+    mine = sorted(region for region in entries if found.path / region.file == source.path)
+    with Reader(source, descriptor=file.fileno()) as reader:
+        for region in mine:
+            end = region.offset + region.nbytes
+            inside = [patch for patch in patches if region.offset <= patch.offset < end]
+            if inside:
+                part = Part(reader, region.offset, region.nbytes, source.name)
+                zip_seal.reseal(file, part, inside, base=region.offset)

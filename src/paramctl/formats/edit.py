@@ -74,7 +74,8 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str, tell: copying.Tell) -
     Raises:
         FileError: it cannot be written; what was at `target` is as it was.
     """
-    refuse_other_suffix(checkpoint, target)
+    if checkpoint.format not in _FOLDERS or target != checkpoint.source.name:
+        refuse_other_suffix(checkpoint, target)
     if checkpoint.source.kind == "definition":
         definition = torch_tier(DEFINITION)
         definition.refuse_unsaved(checkpoint, plan.changes)
@@ -89,7 +90,7 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str, tell: copying.Tell) -
         raise FileError(checkpoint.source.name, f"{checkpoint.format} is not written yet")
     with (
         whole.replacing(target, nbytes=copying.room(path)) as file,
-        editing.editing(checkpoint.source, file, checkpoint.format, target=target, tell=tell) as copy,
+        editing.editing(checkpoint.source, file, editing.sealer(checkpoint.format), target=target, tell=tell) as copy,
     ):
         return editing.carried_out(checkpoint, plan, lambda _: copy)
 

@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from paramctl import contents
@@ -24,6 +24,7 @@ from paramctl.formats.copying import Copying
 from paramctl.plan import Change, Compute, Plan
 from paramctl.source import Source
 
+Seal = Callable[[IO[bytes], Source, Sequence[Patch]], None]  # a new file, the old one, and what was changed
 _PIECE_NBYTES = 1 << 20
 
 
@@ -34,14 +35,17 @@ class Editing:
         source: what it is a copy of.
         file: the copy.
         copy: how far it is.
-        format_name: of the file, a key of `FORMATS`; empty for one that has no checksums of its own.
+        seal: makes its checksums right; None where there are none.
     """
 
-    def __init__(self, source: Source, file: IO[bytes], copy: Copying, format_name: str) -> None:
-        self._source, self._file, self._copy = source, file, copy
-        self._sealer = FORMATS[format_name].sealer if format_name else ""
+    def __init__(self, source: Source, file: IO[bytes], copy: Copying, seal: Seal | None) -> None:
+        self._source, self._file, self._copy, self._seal = source, file, copy, seal
         self._patches: list[Patch] = []
         self._regions: dict[Extent, list[Patch]] = {}
+
+    def wait(self) -> None:
+        """Until all is copied."""
+        self._copy.wait()
 
     def read(self, param: Param, offset: int, nbytes: int) -> bytearray:
         """Bytes as they are now.
@@ -55,7 +59,7 @@ class Editing:
         """Change bytes of an extent, at `offset` of the file."""
         self._copy.wait()
         patches = self._regions.setdefault(extent, []) if extent.packing else self._patches
-        if extent.packing or self._sealer:
+        if extent.packing or self._seal:
             patches.append(Patch(offset, len(data), self._crc(offset, len(data)) ^ zlib.crc32(data)))
         copying.write_at(self._file.fileno(), offset, data)
 
@@ -70,17 +74,27 @@ class Editing:
         self._copy.wait()
         for extent, patches in self._regions.items():
             importlib.import_module(LOCATORS[extent.packing]).seal(self._file, self._source, extent, patches)
-        if self._sealer:
-            importlib.import_module(self._sealer).seal(self._file, self._source, self._patches)
+        if self._seal and self._patches:
+            self._seal(self._file, self._source, self._patches)
+
+
+def sealer(format_name: str) -> Seal | None:
+    """What makes the checksums of a file of a format, a key of `FORMATS`, right; imported once something is changed."""
+    module = FORMATS[format_name].sealer
+    if not module:
+        return None
+    return lambda *told: importlib.import_module(module).seal(*told)
 
 
 @contextlib.contextmanager
-def editing(source: Source, file: IO[bytes], format_name: str, *, target: str, tell: copying.Tell) -> Iterator[Editing]:
+def editing(
+    source: Source, file: IO[bytes], seal: Seal | None, *, target: str, tell: copying.Tell
+) -> Iterator[Editing]:
     """A file that is copied into `file` while the block runs, and takes the place of `target` after that."""
     if source.path is None:
         raise FileError(source.name, "not a file")
     with copying.copying(source.path, file, target=target, tell=tell) as copy:
-        made = Editing(source, file, copy, format_name)
+        made = Editing(source, file, copy, seal)
         yield made
         made.seal()
 

@@ -90,13 +90,17 @@ def check(target: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> Iterator[Path]:
+def replacing_folder(
+    target: str, *, nbytes: int = 0, force: bool = False, hold: Callable[[Path, Path], None] | None = None
+) -> Iterator[Path]:
     """A new folder that takes the place of `target` when the block ends, and is gone if the block fails.
 
     Args:
         target: a path. What is there may be an empty folder; any other only with `force`, and is then replaced whole.
         nbytes: about how much it will hold, held against the free space before anything is written.
         force: whether a folder that is there may be replaced.
+        hold: is told where the old folder and the new one are, once they have changed places and nobody reaches the
+            old one any more by its name; what it raises puts the old one back.
 
     Raises:
         FileError: it cannot be written, or there is something.
@@ -119,7 +123,14 @@ def replacing_folder(target: str, *, nbytes: int = 0, force: bool = False) -> It
         if is_there:
             held.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             _lock(held[-1])  # or the next writer would take it for litter, and we the next writer's for ours
-            shutil.rmtree(_exchanged(beside, path))
+            old = _exchanged(beside, path)
+            try:
+                if hold:
+                    hold(old, path)
+            except BaseException:
+                _put_back(old, path, beside)
+                raise
+            shutil.rmtree(old)
         else:
             beside.rename(path)
     _sync_folder(path.parent)
@@ -284,6 +295,15 @@ def _exchanged(new: Path, path: Path) -> Path:
             aside.rename(path)
             raise
     return aside
+
+
+def _put_back(old: Path, path: Path, beside: Path) -> None:
+    """The other way, where the old folder is at `old`; the new one is beside it again."""
+    if old == beside and _changed_places(beside, path):
+        return
+    with _undisturbed():
+        path.rename(beside)
+        old.rename(path)
 
 
 def _changed_places(one: Path, other: Path) -> bool:
