@@ -51,6 +51,7 @@ class Candidate(NamedTuple):
     terminal: bool = False  # standard output is a terminal; else it is thrown away
     timeout: float = TIMEOUT_SECONDS
     status: int = 0  # with which it ends: of a diff of what differs 1
+    anew: str = ""  # a file that is not there when it begins
 
 
 class Run(NamedTuple):
@@ -111,6 +112,8 @@ def may_run_again(runs: Sequence[Run]) -> bool:
 
 
 def run(candidate: Candidate) -> Run:
+    if candidate.anew:
+        Path(candidate.anew).unlink(missing_ok=True)
     os.sync()  # what the one before has left for the disk is not paid for by this one
     with scratch_file() as errors:
         start = time.perf_counter()

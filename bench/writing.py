@@ -38,6 +38,15 @@ def copies(name: str) -> Iterator[Candidate]:
     yield Candidate(f"cp {name}, and sync", ("/usr/bin/sh", "-c", line, "sh", str(DATA / name), copy))
 
 
+def into_a_new_file(name: str) -> Iterator[Candidate]:
+    """As carefully as it is written here first, as what is held against it; and copying alone."""
+    careful, plain = reversed(list(copies(name)))
+    yield careful._replace(name=f"{careful.name}, into a new file", anew=str(OUT / f"copy-{name}"))
+    yield plain._replace(name=f"{plain.name}, into a new file", anew=str(OUT / f"copy-{name}"))
+    edit = paramctl("set", name, VALUE, "-o", str(OUT / "new.pt"), target=Target(times=1, mib=100))
+    yield edit._replace(name=f"{edit.name}, a new file", anew=str(OUT / "new.pt"))
+
+
 def paramctl(verb: str, name: str, *words: str, target: Target = Target()) -> Candidate:  # noqa: B008
     said = " ".join(("paramctl", verb, name, *(word.replace(f"{OUT}/", "") for word in words)))
     return Candidate(said, (PARAMCTL, verb, str(DATA / name), *words), target)
@@ -68,7 +77,7 @@ def halves() -> Iterator[list[Candidate]]:
 
 
 def values() -> list[list[Candidate]]:
-    """No slower than cp; and however large the file is, no more memory."""
+    """No slower than cp in the place of a file, nor than cp and sync where there is none; memory does not grow."""
     shutil.copyfile(DATA / TORCH, OUT / "edited.pt")
     edited = (PARAMCTL, "set", str(OUT / "edited.pt"), VALUE, "--in-place")
     return [
@@ -77,6 +86,7 @@ def values() -> list[list[Candidate]]:
             paramctl("set", TORCH, VALUE, "-o", str(OUT / "set.pt"), target=Target(times=1, mib=100)),
             Candidate(f"paramctl set {TORCH} '{VALUE}' --in-place", edited, Target(times=1, mib=100)),
         ],
+        list(into_a_new_file(TORCH)),
         [paramctl("set", SPARSE, "w[0] = 1", "-o", str(OUT / "sparse.safetensors"), target=Target(mib=100))],
     ]
 
