@@ -178,7 +178,10 @@ def test_a_signal_in_the_middle(model, tmp_path, number, status, target):
     words += [target] if target == "--in-place" else ["-o", target[3:].replace("new", str(model.parent / "new.pt"))]
     with untouched(model):
         started = subprocess.Popen(
-            [sys.executable, "-B", "-m", "paramctl", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-B", "-m", "paramctl", *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - below nohup it is not
         )
         assert started.stderr.readline() == b"drawing\n", "what the user's code prints goes to stderr"
         started.send_signal(number)
