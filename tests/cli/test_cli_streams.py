@@ -252,6 +252,26 @@ def test_the_version_is_told(run):
     assert version[0].isdigit()
 
 
+INTERRUPTED = """
+import os, signal, time
+
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+Deleted()
+time.sleep(20)
+"""
+
+
+def test_an_interrupt_where_nothing_can_be_raised_is_not_lost(tmp_path, process):
+    """Ctrl-C that comes while an object is deleted ends the command as at any other moment, and without a traceback."""
+    (tmp_path / "net.py").write_text(INTERRUPTED)
+    done = process("ls", tmp_path / "net.py")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 # ---------------------------------------------------------------------- the end
 
 

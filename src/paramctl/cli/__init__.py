@@ -7,7 +7,9 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +21,7 @@ from paramctl.errors import Exit, ParamctlError, escaped
 
 _NAMES = "tree ls info show stats ties diff init set convert tie untie check match history grad watch"
 COMMANDS: dict[str, str] = {name: f"paramctl.cli.{name}" for name in _NAMES.split()}
+_LATER_SECONDS = 0.02
 _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer exports under no name of its own
 
 _HELP = """Look into the parameters of neural networks, and change them.
@@ -137,6 +140,7 @@ def main() -> NoReturn:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's threads else begin with 0.1 s of turning on a core
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed by `2>&-`
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.unraisablehook = _interrupted_again
     usercode.before_any(gc.freeze)  # what there is by then, torch above all, is not searched for circles at the end
     status: int | None = None  # of a command that came to its end
     atexit.register(lambda: _leave(status))  # first, so that it is called last
@@ -144,6 +148,17 @@ def main() -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     sys.exit(status)
+
+
+def _interrupted_again(told: Any) -> None:
+    """Ctrl-C where nothing can be raised, as while an object is deleted, comes once more, a little later."""
+    if told.exc_type is KeyboardInterrupt:
+        words = (threading.main_thread().ident, signal.SIGINT)
+        again = threading.Timer(_LATER_SECONDS, signal.pthread_kill, words)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(told)
 
 
 def _leave(status: int | None) -> None:
