@@ -39,11 +39,11 @@ def copies(name: str) -> Iterator[Candidate]:
 
 
 def into_a_new_file(name: str) -> Iterator[Candidate]:
-    """As carefully as it is written here first, as what is held against it; and copying alone."""
+    """First what is on the disk at its end, as an edit is; then copying alone."""
     careful, plain = reversed(list(copies(name)))
     yield careful._replace(name=f"{careful.name}, into a new file", anew=str(OUT / f"copy-{name}"))
     yield plain._replace(name=f"{plain.name}, into a new file", anew=str(OUT / f"copy-{name}"))
-    edit = paramctl("set", name, VALUE, "-o", str(OUT / "new.pt"), target=Target(times=1, mib=100))
+    edit = paramctl("set", name, VALUE, "-o", str(OUT / "new.pt"))
     yield edit._replace(name=f"{edit.name}, a new file", anew=str(OUT / "new.pt"))
 
 
@@ -77,7 +77,7 @@ def halves() -> Iterator[list[Candidate]]:
 
 
 def values() -> list[list[Candidate]]:
-    """No slower than cp in the place of a file, nor than cp and sync where there is none; memory does not grow."""
+    """No slower than cp in the place of a file; and however large the file is, no more memory."""
     shutil.copyfile(DATA / TORCH, OUT / "edited.pt")
     edited = (PARAMCTL, "set", str(OUT / "edited.pt"), VALUE, "--in-place")
     return [
