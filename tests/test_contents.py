@@ -105,17 +105,22 @@ def test_a_part_is_that_part_of_the_whole(tmp_path: Path, layout: str):
         assert contents.read(param, start, end) == array.tobytes()[start:end]
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_every_grid_is_put_together(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):
-    """However axes are cut, and whatever range is asked for, the bytes are those of the array."""
+def drawn(data: st.DataObject, folders: pytest.TempPathFactory) -> tuple[np.ndarray, Param, int, int]:
+    """An array, the same as a tensor that lies in a grid of pieces, and a range of its bytes."""
     shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
     cuts = tuple(tuple(data.draw(st.sets(st.integers(0, size)))) for size in shape)
     dtype = data.draw(st.sampled_from(sorted(NUMPY)))
     array = whole(shape, dtype)
-    param = in_pieces(tmp_path_factory.mktemp("p", numbered=True), array, grid(shape, cuts), dtype)
+    param = in_pieces(folders.mktemp("p", numbered=True), array, grid(shape, cuts), dtype)
     start = data.draw(st.integers(0, array.nbytes))
-    end = data.draw(st.integers(start, array.nbytes))
+    return array, param, start, data.draw(st.integers(start, array.nbytes))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_grid_is_put_together(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):
+    """However axes are cut, and whatever range is asked for, the bytes are those of the array."""
+    array, param, start, end = drawn(data, tmp_path_factory)
     assert contents.read(param, 0, array.nbytes) == array.tobytes()
     assert contents.read(param, start, end) == array.tobytes()[start:end]
     step = data.draw(st.integers(1, array.nbytes + 1))
@@ -128,13 +133,8 @@ def test_every_grid_is_put_together(data: st.DataObject, tmp_path_factory: pytes
 @given(data=st.data())
 def test_what_is_put_is_what_is_read(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):
     """Any range that is written is read again, and all else is as it was, however axes are cut."""
-    shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
-    cuts = tuple(tuple(data.draw(st.sets(st.integers(0, size)))) for size in shape)
-    dtype = data.draw(st.sampled_from(sorted(NUMPY)))
-    expected = bytearray(whole(shape, dtype).tobytes())
-    param = in_pieces(tmp_path_factory.mktemp("p", numbered=True), whole(shape, dtype), grid(shape, cuts), dtype)
-    start = data.draw(st.integers(0, len(expected)))
-    end = data.draw(st.integers(start, len(expected)))
+    array, param, start, end = drawn(data, tmp_path_factory)
+    expected = bytearray(array.tobytes())
     piece = bytearray(data.draw(st.binary(min_size=end - start, max_size=end - start)))
 
     def put(extent: Extent, offset: int, put_there: bytearray) -> None:

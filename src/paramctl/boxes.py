@@ -112,9 +112,9 @@ class Boxes:
     def _piece(self, extent: Extent, low: int, high: int) -> bytearray:
         """Bytes `low` to `high` of a box's own elements in row-major order."""
         found, stride = self._location(extent, high)
-        sizes = tuple(size for _, size in extent.box)
-        if stride is None or is_dense_in_order(sizes, stride):
+        if stride is None:
             return self._fetch(self._param, found.path, found.offset + low, high - low)
+        sizes = tuple(size for _, size in extent.box)
         if self._turned is None or self._turned[0] is not extent:
             self._turned = extent, _turned(self._raw(found), None, sizes, stride, self._param.dtype.block_nbytes)
         return self._turned[1][low:high]
@@ -122,10 +122,10 @@ class Boxes:
     def _put_piece(self, extent: Extent, low: int, piece: bytearray, put: Put) -> None:
         """Bytes of a box's own elements in row-major order, from `low` on, into its file."""
         found, stride = self._location(extent, low + len(piece))
-        sizes = tuple(size for _, size in extent.box)
-        if stride is None or is_dense_in_order(sizes, stride):
+        if stride is None:
             put(extent, found.offset + low, piece)
             return
+        sizes = tuple(size for _, size in extent.box)
         if _may_share(sizes, stride):
             raise ParamctlError(f"{shortened(self._param.name)}: elements of it share bytes, and are not changed there")
         itemsize = self._param.dtype.block_nbytes
@@ -139,7 +139,8 @@ class Boxes:
         if extent.packing:
             if extent not in self._located:
                 self._located[extent] = importlib.import_module(LOCATORS[extent.packing]).located(self._param, extent)
-            return self._located[extent]
+            found, stride = self._located[extent]
+            return found, None if is_dense_in_order(tuple(size for _, size in extent.box), stride) else stride
         if end > extent.nbytes:
             name = shortened(self._param.name)
             raise ParamctlError(f"{name}: a piece of it is {extent.nbytes:,} bytes, too few")

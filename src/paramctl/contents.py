@@ -55,7 +55,7 @@ class Window:
     """
 
     def __init__(self, tell: Callable[[int], None] | None = None, *, files: int = _MOST_OPEN) -> None:
-        self.tell: Callable[[int], None] = tell or _to_nobody  # how many bytes were read, each time
+        self.tell: Callable[[int], None] = tell or to_nobody  # how many bytes were read, each time
         self._most_open = files
         self._buffer = bytearray()
         self._files: dict[str, int] = {}
@@ -138,7 +138,7 @@ class Window:
         return self._files[path]
 
 
-def _to_nobody(_: int) -> None:
+def to_nobody(_: int) -> None:
     """Who reads is not told of."""
 
 

@@ -373,3 +373,16 @@ def test_what_is_deflated_is_not_edited(run, tmp_path):
     why = "its bytes are compressed inside the archive, and cannot be changed there"
     assert (done.code, done.err) == (2, f"error: {tmp_path}/m.npz: a: {why}\n")
     assert ((tmp_path / "m.npz").read_bytes(), [path.name for path in tmp_path.iterdir()]) == (before, ["m.npz"])
+
+
+def test_no_edit_is_called_npz_but_of_one(run, tmp_path):
+    """An edit keeps the format, and of what other files are called npz says another: of an exported program, too."""
+    exported = torch.export.export(nn.Linear(2, 1), (torch.zeros(1, 2),))
+    torch.export.save(exported, tmp_path / "m.pt2")
+    np.savez(tmp_path / "m.npz", weight=np.ones(2))
+    done = run("set", tmp_path / "m.pt2", "weight = 1", "-o", tmp_path / "new.npz")
+    assert (done.code, done.err.splitlines()[0]) == (
+        2,
+        f"error: {tmp_path}/m.pt2: it is torch-export, which new.npz does not say",
+    )
+    assert run("set", tmp_path / "m.npz", "weight = 1", "-o", tmp_path / "new.npz").code == 0

@@ -29,13 +29,14 @@ def below(folder: Path) -> Below:
     Raises:
         FileError: a folder that may not be read.
     """
-    found = Below((), ())
+    inner: list[str] = []
+    files: list[str] = []
     for at, folders, names in os.walk(folder, onerror=whole.refuse_unread):
-        links = [name for name in folders if os.path.islink(os.path.join(at, name))]  # noqa: PTH114, PTH118
-        kinds = ([name for name in folders if name not in links], [*names, *links])
-        within = [[os.path.relpath(os.path.join(at, name), folder) for name in kind] for kind in kinds]  # noqa: PTH118
-        found = Below((*found.folders, *within[0]), (*found.files, *within[1]))
-    return Below(tuple(sorted(found.folders)), tuple(sorted(name for name in found.files if not whole.is_beside(name))))
+        within = os.path.relpath(at, folder)
+        links = {name for name in folders if os.path.islink(os.path.join(at, name))}  # noqa: PTH114, PTH118
+        inner += [os.path.join(within, name) for name in folders if name not in links]  # noqa: PTH118
+        files += [os.path.join(within, name) for name in (*names, *links) if not whole.is_beside(name)]  # noqa: PTH118
+    return Below(*(tuple(sorted(map(os.path.normpath, paths))) for paths in (inner, files)))
 
 
 def keep(checkpoint: Checkpoint, before: Path, after: Path) -> None:

@@ -8,11 +8,16 @@ Source: RFC 1952, section 8 (the polynomial); Warren, Hacker's Delight, chapter 
 
 from __future__ import annotations
 
+import os
+import zlib
 from typing import NamedTuple
+
+from paramctl.formats.copying import write_at
 
 _POLYNOMIAL = 0xEDB88320  # bit 31 - k is the coefficient of x^k
 _ONE = 1 << 31
 _BITS = 32
+_PIECE_NBYTES = 1 << 20  # that are read at once
 
 
 class Patch(NamedTuple):
@@ -21,6 +26,15 @@ class Patch(NamedTuple):
     offset: int
     nbytes: int
     difference: int  # of the CRC-32 of its bytes, before ^ after
+
+
+def put(descriptor: int, offset: int, data: bytes | bytearray) -> Patch:
+    """Change bytes of a file that is open for reading and writing."""
+    before = 0
+    for at in range(0, len(data), _PIECE_NBYTES):
+        before = zlib.crc32(os.pread(descriptor, min(_PIECE_NBYTES, len(data) - at), offset + at), before)
+    write_at(descriptor, offset, data)
+    return Patch(offset, len(data), before ^ zlib.crc32(data))
 
 
 def patched(crc: int, change: Patch, end: int) -> int:

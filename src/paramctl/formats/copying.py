@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from paramctl.contents import to_nobody
 from paramctl.errors import FileError
 from paramctl.formats.whole import STDOUT
 
@@ -34,11 +35,7 @@ def room(path: str | Path) -> int:
     return min(status.st_size, 512 * status.st_blocks) if stat.S_ISREG(status.st_mode) else 0
 
 
-def _to_nobody(_: int) -> None:
-    """Who copies is not told of."""
-
-
-def copy(source: Path, into: IO[bytes], *, tell: Tell = _to_nobody) -> None:
+def copy(source: Path, into: IO[bytes], *, tell: Tell = to_nobody) -> None:
     """All bytes of `source`: shared where the filesystem can, else copied inside the kernel, else through memory.
 
     Holes stay holes. `tell` is told how many bytes were copied, now and then.
@@ -51,7 +48,7 @@ def copy(source: Path, into: IO[bytes], *, tell: Tell = _to_nobody) -> None:
 
 
 @contextlib.contextmanager
-def copying(source: Path, into: IO[bytes], *, target: str = STDOUT, tell: Tell = _to_nobody) -> Iterator[Copying]:
+def copying(source: Path, into: IO[bytes], *, target: str = STDOUT, tell: Tell = to_nobody) -> Iterator[Copying]:
     """While the block runs, all bytes of `source` are copied, as `copy` does; they are there when it ends.
 
     A block that fails ends the copying. What `target` holds, whose place the copy is to take, leaves memory as the copy

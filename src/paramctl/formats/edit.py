@@ -12,17 +12,19 @@ from paramctl.formats import DEFINITION, FORMATS, copying, edit_folder, editing,
 from paramctl.plan import Change, Compute, Plan
 
 _FOLDERS = ("sharded", "dcp")
+_TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+_FILE_SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".npy", ".npz")
+
+
+def _but(*own: str) -> tuple[str, ...]:
+    return tuple(suffix for suffix in _FILE_SUFFIXES if suffix not in own)
+
 
 _SUFFIXES = {  # of files of another format than the one that is written
-    "safetensors": (".pt", ".pth", ".ckpt", ".bin", ".gguf", ".npy", ".npz"),
-    **dict.fromkeys(
-        ("torch-zip", "torch-legacy", "torch-tar", "torchscript"), (".safetensors", ".gguf", ".npy", ".npz")
-    ),
-    "gguf": (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz"),
-    "npy": (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".gguf", ".npz"),
-    "npz": (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".gguf", ".npy"),
-    "python": (".py", ".gguf", ".npy", ".npz"),
-    **dict.fromkeys(_FOLDERS, (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".gguf", ".npy", ".npz")),
+    **{name: _but(f".{name}") for name in ("safetensors", "gguf", "npy", "npz")},
+    **dict.fromkeys(("torch-zip", "torch-legacy", "torch-tar", "torchscript"), _but(*_TORCH_SUFFIXES)),
+    "python": (".py", *_but(".safetensors", *_TORCH_SUFFIXES)),
+    **dict.fromkeys(_FOLDERS, _FILE_SUFFIXES),
 }
 _STRANGE_SUFFIXES = (".h5", ".onnx")
 
@@ -97,7 +99,7 @@ def write(checkpoint: Checkpoint, plan: Plan, target: str, tell: copying.Tell) -
 
 def refuse_other_suffix(checkpoint: Checkpoint, target: str) -> None:
     suffix = Path(target).suffix.lower()
-    if target == whole.STDOUT or suffix not in (*_SUFFIXES.get(checkpoint.format, ()), *_STRANGE_SUFFIXES):
+    if target == whole.STDOUT or suffix not in (*_SUFFIXES.get(checkpoint.format, (".npz",)), *_STRANGE_SUFFIXES):
         return
     if checkpoint.source.kind == "definition":
         raise FileError(target, f"{suffix} is no format that is written", hint="-o OUT.pt or OUT.safetensors")

@@ -32,17 +32,8 @@ class _Where(NamedTuple):
     folder: Path
     in_place: bool
     changed: list[str]  # files in which something changes, as the checkpoint names them
-
-    @property
-    def alone(self) -> str:
-        """The only file that has to be written."""
-        is_one = self.in_place and len(self.changed) == 1 and not os.path.islink(self.changed[0])  # noqa: PTH114 - a name
-        return self.changed[0] if is_one else ""
-
-    @property
-    def there(self) -> beside.Below:
-        """All that lies in the folder."""
-        return beside.below(self.folder)
+    alone: str  # the only file that has to be written
+    there: beside.Below  # all that lies in the folder, where more has to be
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +46,9 @@ def _where(checkpoint: Checkpoint, plan: Plan, out: str) -> _Where:
     path = source.path or Path()
     folder = path if source.kind == "folder" else path.parent
     in_place = out == source.name or (Path(out).exists() and any(map(Path(out).samefile, (folder, path))))
-    return _Where(folder, in_place, _changed(plan))
+    changed = _changed(plan)
+    alone = changed[0] if in_place and len(changed) == 1 and not os.path.islink(changed[0]) else ""  # noqa: PTH114
+    return _Where(folder, in_place, changed, alone, beside.Below((), ()) if alone else beside.below(folder))
 
 
 def nbytes(checkpoint: Checkpoint, plan: Plan, out: str) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
@@ -19,13 +17,12 @@ from paramctl.boxes import LOCATORS, Boxes
 from paramctl.checkpoint import Checkpoint, Extent, Param, Storage
 from paramctl.errors import FileError, ParamctlError
 from paramctl.formats import FORMATS, copying
-from paramctl.formats.checksums import Patch
+from paramctl.formats.checksums import Patch, put
 from paramctl.formats.copying import Copying
 from paramctl.plan import Change, Compute, Plan
 from paramctl.source import Source
 
 Seal = Callable[[IO[bytes], Source, Sequence[Patch]], None]  # a new file, the old one, and what was changed
-_PIECE_NBYTES = 1 << 20
 
 
 class Editing:
@@ -60,14 +57,9 @@ class Editing:
         self._copy.wait()
         patches = self._regions.setdefault(extent, []) if extent.packing else self._patches
         if extent.packing or self._seal:
-            patches.append(Patch(offset, len(data), self._crc(offset, len(data)) ^ zlib.crc32(data)))
-        copying.write_at(self._file.fileno(), offset, data)
-
-    def _crc(self, offset: int, nbytes: int) -> int:
-        crc = 0
-        for at in range(offset, offset + nbytes, _PIECE_NBYTES):
-            crc = zlib.crc32(os.pread(self._file.fileno(), min(_PIECE_NBYTES, offset + nbytes - at), at), crc)
-        return crc
+            patches.append(put(self._file.fileno(), offset, data))
+        else:
+            copying.write_at(self._file.fileno(), offset, data)
 
     def seal(self) -> None:
         """All is copied, and the checksums are right again."""
@@ -114,7 +106,7 @@ def carried_out(checkpoint: Checkpoint, plan: Plan, opened: Callable[[str], Edit
     def read(param: Param, path: str, offset: int, nbytes: int) -> bytearray:
         return opened(path).read(param, offset, nbytes)
 
-    def put(extent: Extent, offset: int, data: bytearray) -> None:
+    def put_there(extent: Extent, offset: int, data: bytearray) -> None:
         opened(extent.path).put(extent, offset, data)
 
     def run(change: Change, compute: Compute) -> str:
@@ -128,11 +120,11 @@ def carried_out(checkpoint: Checkpoint, plan: Plan, opened: Callable[[str], Edit
             boxes = Boxes(param, read)
             data = boxes.read(start, end)
             did = compute(memoryview(data))
-            boxes.write(start, data, put)
+            boxes.write(start, data, put_there)
             return did
         data = read(param, first.path, first.offset + start, end - start)
         did = compute(memoryview(data))
-        put(first, first.offset + start, data)
+        put_there(first, first.offset + start, data)
         return did
 
     return plan.carried_out(run)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 import os
 import struct
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
-from paramctl.formats.checksums import Patch, patched
+from paramctl.formats.checksums import Patch, patched, put
 from paramctl.formats.zip_directory import Member, directory, offsets
 from paramctl.source import Reader, Source
 
@@ -53,7 +52,9 @@ def reseal(file: BinaryIO, reader: Reader, patches: Iterable[Patch], *, base: in
         by_itself = base + member.header_offset + 14
         if member.flags & 8:
             by_itself = behind + (4 if os.pread(file.fileno(), 4, behind) == b"PK\x07\x08" else 0)
-        made += [_put(file, at, struct.pack("<I", crc)) for at in (base + member.central_offset + 16, by_itself)]
+        made += [
+            put(file.fileno(), at, struct.pack("<I", crc)) for at in (base + member.central_offset + 16, by_itself)
+        ]
     return made
 
 
@@ -69,9 +70,3 @@ def within(
         if name and change.offset + change.nbytes <= begins[name] + members[name].stored_nbytes:
             found.setdefault(name, []).append(change)
     return found
-
-
-def _put(file: BinaryIO, at: int, data: bytes) -> Patch:
-    before = os.pread(file.fileno(), len(data), at)
-    os.pwrite(file.fileno(), data, at)
-    return Patch(at, len(data), zlib.crc32(before) ^ zlib.crc32(data))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from paramctl import plan as plans
 from paramctl import sharing
 from paramctl.checkpoint import Checkpoint
+from paramctl.contents import to_nobody
 from paramctl.formats import edit
 from paramctl.plan import Plan
 from paramctl.report import Report
@@ -27,7 +28,7 @@ class Edit(NamedTuple):
         """How many bytes are copied to write it there."""
         return edit.nbytes(self.checkpoint, self.plan, str(target))
 
-    def write(self, target: str, *, tell: Callable[[int], None] | None = None) -> Report:
+    def write(self, target: str, *, tell: Callable[[int], None] = to_nobody) -> Report:
         """Write the whole changed model to a path, or `-` for standard output; the path may be the one it is from.
 
         Args:
@@ -37,7 +38,7 @@ class Edit(NamedTuple):
         Raises:
             FileError: it cannot be written; what was there is as it was.
         """
-        return self._report(edit.write(self.checkpoint, self.plan, str(target), tell or (lambda _: None)))
+        return self._report(edit.write(self.checkpoint, self.plan, str(target), tell))
 
     def _report(self, done: Plan) -> Report:
         names = dict.fromkeys(change.after.name for change in done.changes if change.after is not None)

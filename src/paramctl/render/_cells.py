@@ -22,8 +22,6 @@ _SGR = {"head": "1", "dim": "2", "type": "36", "shape": "32", "tie": "33", "good
 _WORDS = {"shape": "of another shape", "dtype": "of another dtype"}  # of counts among the totals
 _SIZES = re.compile(r"\[([\d,]*)\]")
 _SAID_IF_ANY = frozenset({"same", "changed", "added", "removed", "shape", "dtype", "max_abs", "rel_l2"})
-
-
 _MARKS = re.compile(r"[,/_]|\.(?!\d)|(?<!\d)\.")  # behind which a text is broken; no number at its point
 
 
